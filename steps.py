@@ -1,0 +1,528 @@
+"""Prompts, steps and records: what every stage must agree on byte for byte.
+
+Nothing here runs on its own. evaluate.py, collect.py, locate.py, correct.py and train.py import it:
+where a step begins is decided here and nowhere else, and so is how a row is read and written.
+"""
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+import time
+from collections import Counter
+
+PREFIX = "Let's think step by step.\nStep 1:"  # what the paper's answers are asked to continue
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+# name: (text around the problem, joint between the text and a solution, strings that end an answer)
+TEMPLATES = {
+    "qwen2-boxed": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{problem}" + BOXED
+                    + "<|im_end|>\n<|im_start|>assistant\n", "", ()),
+    "deepseek-math": ("User: {problem}" + BOXED + "\n\nAssistant:", " ", ("\nUser:",)),
+    "alpaca": ("Below is an instruction that describes a task. Write a response that appropriately completes the "
+               "request.\n\n### Instruction:\n{problem}\n\n### Response:", "\n", ("### Instruction:",)),
+    "raw": ("{problem}", "\n", ()),
+}
+PROMPTS = ("chat", *TEMPLATES)
+MAX_LINE = 64 << 20  # bytes; a longer line is not a record
+
+
+class UserError(Exception):
+    """The user's mistake or an outside fault, in one line that names place, fact and fix.
+
+    code: 1 bad data or server, 2 usage (design: exit codes).
+    """
+    def __init__(self, message, code=1):
+        super().__init__(message)
+        self.code = code
+
+
+def run_main(main):
+    """Run a script's `main` and exit as a Unix program does: no traceback for what the user can mend."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        code = error.code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains again when it flushes stdout
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+# ---------------------------------------------------------------------------------------------- prompts
+
+def load_tokenizer(name):
+    """The fast tokenizer of a model folder or hub name. UserError when there is none."""
+    from transformers import AutoTokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{name}: no tokenizer there ({reason}); "
+                        "name a folder or model that has one, or give --tokenizer", 2) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{name}: its tokenizer gives no offsets, which finding a step's tokens needs; "
+                        "convert it to a tokenizer.json", 2)
+    return tokenizer
+
+
+def render_chat(tokenizer, content):
+    """One user message in the tokenizer's own chat template, up to where the answer begins."""
+    if not tokenizer.chat_template:
+        raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no chat template; "
+                        f"choose --prompt {'|'.join(TEMPLATES)}", 2)
+    return tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
+                                         add_generation_prompt=True)
+
+
+def render_prompt(tokenizer, problem, prompt="chat", solution=""):
+    """The one text that asking and training share: the problem in format `prompt`, then `solution`.
+
+    It holds the beginning-of-sequence token where the tokenizer would add one, so it is always encoded
+    without special tokens (`encode`). The format's joint stands before a solution that brings no white space.
+    """
+    if prompt == "chat":
+        text, joint = render_chat(tokenizer, problem + BOXED), ""
+    else:
+        template, joint, _ = TEMPLATES[prompt]
+        text = bos(tokenizer) + template.replace("{problem}", problem)
+    return text + ("" if not solution or solution[0].isspace() else joint) + solution
+
+
+def bos(tokenizer):
+    """The token that the tokenizer puts before every text, as text; '' where it puts none."""
+    first = tokenizer("x").input_ids[0]
+    return tokenizer.bos_token if tokenizer.bos_token and first == tokenizer.bos_token_id else ""
+
+
+def stop_strings(prompt):
+    """Texts at which an answer in this format is over, for models that do not end it themselves."""
+    return () if prompt == "chat" else TEMPLATES[prompt][2]
+
+
+def encode(tokenizer, text):
+    """Token ids of a rendered text; no special token is added."""
+    return tokenizer(encodable(text), add_special_tokens=False).input_ids
+
+
+def encode_step(tokenizer, text, step):
+    """Token ids of `text`, which ends with `step`, and how many of them come before the step.
+
+    The whole is encoded at once, so no token is cut at the joint; a token that merges across it is the step's.
+    """
+    coded = tokenizer(encodable(text), add_special_tokens=False, return_offsets_mapping=True)
+    joint = len(text) - len(step)
+    return coded.input_ids, sum(end <= joint for _, end in coded.offset_mapping)
+
+
+def encodable(text):
+    """`text` with lone surrogates, which no tokenizer or server takes, as U+FFFD; same length."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+# "Step 2:", "**Step 2:**", "### Step 2", "Step 2." at the start of a line
+HEADER = re.compile(r"^[ \t]*(?:#{1,6}[ \t]*|[-*>][ \t]+)?(?:\*\*|__)?(?:Step|STEP)[ \t]+(\d{1,6})"
+                    r"(?:[ \t]*[:.)](?!\d)(?:\*\*|__)?|(?:\*\*|__):?|(?=[ \t]*$))", re.M)
+# "Let's think step by step. Step 1: ...": the first header may stand behind the one line before it
+FIRST_HEADER = re.compile(r"\A[^\n]*?[.:!][ \t]+((?:\*\*)?Step[ \t]+1:(?:\*\*)?)")
+
+
+def find_headers(completion):
+    """(start, end) of each step header. Headers count up: a number that does not exceed the last is text."""
+    found, last = [], 0
+    first = FIRST_HEADER.match(completion)
+    if first:
+        found, last = [first.span(1)], 1
+    for match in HEADER.finditer(completion, found[0][1] if found else 0):
+        if int(match[1]) > last:
+            found.append(match.span())
+            last = int(match[1])
+    return found
+
+
+def find_steps(completion, split=None):
+    """Where steps begin: (spans, split), a span being (start of the header, start of the step's own text).
+
+    split: "headers", or "paragraphs" (blank lines) for an answer without headers; None decides by the text.
+    """
+    if split != "paragraphs":
+        headers = find_headers(completion)
+        if headers or split == "headers":
+            return headers, "headers"
+    starts = [match.end() for match in re.finditer(r"(?:\A|\n[ \t]*\n)\s*(?=\S)", completion)]
+    return [(start, start) for start in starts], "paragraphs"
+
+
+def split_steps(completion):
+    """Parts that join back to the completion: part 0 is the preamble, part k is step k with its header.
+
+    The preamble may be empty. The closing "The answer is" belongs to the last step.
+    """
+    spans, _ = find_steps(completion)
+    cuts = [0, *(start for start, _ in spans), len(completion)]
+    return [completion[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+def cut_step(text, joint, split):
+    """The step that begins at `joint`, without its header and without the white space that ends it.
+
+    Chosen and rejected both come from here, so neither carries a newline which the other lacks.
+    """
+    ends = [start for start, _ in find_steps(text, split)[0] if start > joint]
+    return text[joint:ends[0] if ends else len(text)].rstrip()
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+def read_lines(path):
+    """Lines of a file or of stdin ("-") as bytes. Uses os.read: a thread inside sys.stdin.buffer crashes at exit."""
+    try:
+        fd = 0 if path == "-" else os.open(path, os.O_RDONLY)
+        rest = b""
+        while chunk := os.read(fd, 1 << 18):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > MAX_LINE:
+                raise UserError(f"{shown(path)}: a line of more than {MAX_LINE >> 20} MiB; this is not JSON lines")
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror}; name a JSONL file or '-' for stdin") from error
+    if rest:
+        yield rest
+
+
+def shown(path):
+    return "stdin" if path == "-" else path
+
+
+def parse_row(line, where, required):
+    """One record from a line of bytes. Everything asked of a row's shape is checked here, at the edge."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({str(error)[:120]}); fix or remove this line") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a {type(row).__name__}, not a JSON object; fix or remove this line")
+    answer = row.get("answer")
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = row["answer"] = answer[0]
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        row["answer"] = str(answer)
+    for name in required:
+        if name not in row:
+            raise UserError(f"{where}: no '{name}'; {MAKERS.get(name, 'every problem needs one')}")
+        if not isinstance(row[name], str):
+            raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string")
+    return row
+
+
+MAKERS = {"completion": "run collect.py first", "initial_reason_steps": "run locate.py first",
+          "rejected": "run locate.py first", "full_rejected": "run locate.py first",
+          "chosen": "run correct.py first", "full_chosen": "run correct.py first"}
+
+
+def read_rows(path, required=()):
+    """Records of a JSONL file or of stdin ("-"), each with an `id` (its line number where it has none).
+
+    UserError for what is not JSON, not an object, lacks a required field or holds no row at all.
+    """
+    empty = True
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            row = parse_row(line, f"{shown(path)}:{number}", required)
+            row["id"] = str(row.get("id", number))
+            empty = False
+            yield row
+    if empty:
+        raise UserError(f"{shown(path)}: no rows; expected one JSON object a line")
+
+
+async def stream_rows(path, required, ahead=256):
+    """`read_rows` for async code: a daemon thread reads, at most `ahead` rows before they are wanted.
+
+    What is wrong with the input comes as the last item, a UserError.
+    """
+    loop, queue, room = asyncio.get_running_loop(), asyncio.Queue(), threading.Semaphore(ahead)
+
+    def put(item):
+        room.acquire()
+        try:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+        except RuntimeError:  # the run is over and its loop closed; nobody wants this row
+            sys.exit()
+
+    def pump():
+        try:
+            for row in read_rows(path, required):
+                put(row)
+            put(None)
+        except UserError as error:
+            put(error)
+
+    threading.Thread(target=pump, daemon=True).start()
+    while (item := await queue.get()) is not None:
+        room.release()
+        yield item
+        if isinstance(item, UserError):
+            return
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+UNSAFE = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")  # not UTF-8, or a line break to some readers
+
+
+def format_row(row):
+    """A record as one line of bytes, valid UTF-8 whatever text it holds."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n").encode()
+
+
+class Output:
+    """Where a stage's rows go: kept ones to `out`, dropped ones to `dropped`, finished units to a journal.
+
+    A unit is what is asked once: a sample of a problem, a row to judge. Its rows are written together, and
+    then one journal line says its id, its fate and how long both files now are. So a killed run is taken up
+    by cutting both files to the last journal line, whatever was half written.
+    """
+    def __init__(self, stage, out="-", dropped=None, resume=False, settings=None):
+        self.stage, self.fate, self.written = stage, {}, 0  # fate: unit id -> why it was dropped, or None
+        self.path = None if out == "-" else out
+        if resume and not self.path:
+            raise UserError("--resume needs --out FILE: stdout cannot be read back", 2)
+        for path in (self.path, dropped):
+            if path and os.path.isfile(path) and os.path.getsize(path) and not resume:
+                raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
+        dropped = dropped or (self.path and out + ".dropped.jsonl")
+        self.journal = self._open(out + ".done", truncate=not resume) if self.path else None
+        self.dropped = self._open(dropped, truncate=not resume) if dropped else None
+        self.out = self._open(out) if self.path else None
+        # with --out FILE rows also go down a pipe, so that a resumed stage can feed the next one again
+        self.pipe = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode)
+        self.synced = time.monotonic()
+        if self.journal is not None:
+            self._take_up(settings or {})
+
+    def _open(self, path, truncate=False):
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            if path.endswith(".done"):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if truncate and stat.S_ISREG(os.fstat(file).st_mode):
+                os.ftruncate(file, 0)
+            return file
+        except BlockingIOError as error:
+            raise UserError(f"{path}: another process is writing it; wait for it or name another --out", 2) from error
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; name another --out", 2) from error
+
+    def _take_up(self, settings):
+        """Read the journal: refuse other settings, cut the files to the last unit that is whole."""
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        head = format_row({"settings": settings, "hash": key})
+        lines = open(self.journal, "rb", closefd=False).read().split(b"\n")[:-1]
+        if not lines:
+            if os.fstat(self.out).st_size:
+                raise UserError(f"{self.path}: has rows but no journal {self.path}.done; name another --out", 2)
+            os.ftruncate(self.journal, 0)
+            os.write(self.journal, head)
+            return
+        old = json.loads(lines[0])
+        if old["hash"] != key:
+            names = [k for k in {**old["settings"], **settings} if old["settings"].get(k) != settings.get(k)]
+            raise UserError(f"{self.path}: made with another {', '.join('--' + n.replace('_', '-') for n in names)}; "
+                            "resume with the same settings or name another --out", 2)
+        sizes = [os.fstat(self.out).st_size, os.fstat(self.dropped).st_size]
+        good, keep = [0, 0], len(lines[0]) + 1
+        for line in lines[1:]:
+            try:
+                unit = json.loads(line)
+            except ValueError:
+                break
+            if unit["sizes"][0] > sizes[0] or unit["sizes"][1] > sizes[1]:
+                break  # the journal reached the disk before the rows did
+            good, keep = unit["sizes"], keep + len(line) + 1
+            self.fate[unit["id"]] = unit["drop"]
+            self.written += unit["kept"]
+        os.ftruncate(self.journal, keep)
+        os.ftruncate(self.out, good[0])
+        os.ftruncate(self.dropped, good[1])
+
+    def stored(self):
+        """Rows of an earlier run, sent down the pipe again as they are read."""
+        if self.path and self.written:
+            for row in read_rows(self.path):
+                if self.pipe:
+                    self._write(1, format_row(row))
+                yield row
+
+    def _write(self, file, data):
+        try:
+            while data:
+                data = data[os.write(file, data):]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"{self.path or 'stdout'}: {error.strerror}; what is there is kept, "
+                            "make room and go on with --resume") from error
+
+    def write(self, unit, rows):
+        """Write what became of a unit: rows to keep, or rows with a `drop` reason."""
+        kept = [row for row in rows if "drop" not in row]
+        lost = [row for row in rows if "drop" in row]
+        data = b"".join(map(format_row, kept))
+        if self.path:
+            self._write(self.out, data)
+        if self.dropped is not None:
+            self._write(self.dropped, b"".join(map(format_row, lost)))
+        self.fate[unit] = None if kept else lost[0]["drop"]
+        self.written += len(kept)
+        if self.journal is not None:
+            sizes = [os.fstat(self.out).st_size, os.fstat(self.dropped).st_size]
+            self._write(self.journal, format_row({"id": unit, "drop": self.fate[unit], "kept": len(kept),
+                                                  "sizes": sizes}))
+            if time.monotonic() - self.synced > 1:
+                self.sync()
+        if self.pipe:
+            self._write(1, data)
+
+    def sync(self):
+        for file in (self.out, self.dropped, self.journal):
+            if file is not None and stat.S_ISREG(os.fstat(file).st_mode):
+                os.fsync(file)
+        self.synced = time.monotonic()
+
+    def tally(self):
+        """`collect.py: 40 in, 12 kept, 28 dropped (right 25, length 3)`; in = kept + dropped, always."""
+        reasons = Counter(drop for drop in self.fate.values() if drop)
+        dropped = sum(reasons.values())
+        kept = len(self.fate) - dropped
+        line = f"{self.stage}: {len(self.fate)} in, {kept} kept, {dropped} dropped"
+        if reasons:
+            line += f" ({', '.join(f'{reason} {n}' for reason, n in reasons.most_common())})"
+        return line + (f"; {self.written} rows written" if self.written != kept else "")
+
+
+# ------------------------------------------------------------------------------------------------ stage
+
+class Refused(Exception):
+    """A request that no retry will mend; the unit is dropped with this reason (and perhaps a detail)."""
+
+
+class GaveUp(Exception):
+    """A request that failed every try; the unit is left undone, for --resume to ask again."""
+
+
+def add_record_flags(parser):
+    parser.add_argument("input", nargs="?", default="-", metavar="FILE", help="JSONL rows to read; - is stdin")
+    parser.add_argument("--out", default="-", metavar="FILE", help="where kept rows go; - is stdout")
+    parser.add_argument("--dropped", metavar="FILE", help="where dropped rows go (default: OUT.dropped.jsonl)")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run of --out stopped")
+
+
+def open_output(stage, args):
+    """The Output of a stage; its settings are the flags that decide what the rows say."""
+    elsewhere = {"input", "out", "dropped", "resume", "concurrency", "batch_size", "device", "base_url", "judge_url",
+                 "compare"}
+    settings = {name: value for name, value in vars(args).items() if name not in elsewhere}
+    return Output(stage, args.out, args.dropped, args.resume, settings)
+
+
+def run_stage(output, path, required, units, work, concurrency, per_row=1, each=None):
+    """Read rows, do the work of each, write what comes of it; returns the exit code.
+
+    units(row) yields the units of an input row, each with its own `id`, `per_row` of them (for the progress bar);
+    work(unit) is a coroutine that returns rows, those with a `drop` reason to be dropped. At most `concurrency`
+    units are in flight. A unit that an earlier run finished is skipped. each(row) sees every kept row, stored ones
+    first. The first Ctrl-C ends the intake and finishes what is in flight (exit code 130), the second quits.
+    """
+    for row in output.stored():
+        if each:
+            each(row)
+    try:
+        code = asyncio.run(drive(output, path, required, units, work, concurrency, per_row, each))
+    except BaseException as error:
+        if not isinstance(error, BrokenPipeError):
+            print(output.tally(), file=sys.stderr)
+        raise
+    finally:
+        output.sync()
+    print(output.tally(), file=sys.stderr)
+    return code
+
+
+async def drive(output, path, required, units, work, concurrency, per_row, each):
+    from tqdm import tqdm
+    count, tasks, seen, faults = Counter(), set(), set(), []
+    total = sum(bool(line.strip()) for line in read_lines(path)) * per_row if os.path.isfile(path) else None
+    bar = tqdm(desc=output.stage, total=total, initial=len(output.fate), disable=None)
+
+    async def one(key, unit):
+        try:
+            rows = await work(unit)
+        except Refused as error:
+            rows = [{**unit, "drop": error.args[0], "detail": "".join(error.args[1:])}]
+        except GaveUp as error:
+            count["given up"] += 1
+            print(f"{output.stage}: {unit['id']}: {error}", file=sys.stderr)
+            return
+        output.write(key, rows)
+        bar.update()
+        for row in rows:
+            if each and "drop" not in row:
+                each(row)
+
+    async def settle(limit):
+        """Wait until fewer than `limit` units are in flight; what one of them raises ends the run."""
+        while tasks and len(tasks) >= limit:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            tasks.difference_update(done)
+            for task in done:
+                task.result()
+
+    async def feed():
+        async for row in stream_rows(path, required):
+            if isinstance(row, UserError):  # a bad row does not cost the answers to the rows before it
+                faults.append(row)
+                return
+            for unit in units(row):
+                key = unit["id"]
+                if key in seen:
+                    count["again"] += 1
+                    key = f"{key} (again {count['again']})"
+                    if key not in output.fate:
+                        output.write(key, [{**unit, "drop": "duplicate id"}])
+                seen.add(key)
+                if key not in output.fate:
+                    await settle(concurrency)
+                    tasks.add(asyncio.create_task(one(key, unit)))
+
+    def interrupt():
+        if count["interrupted"]:
+            os._exit(130)
+        count["interrupted"] = 1
+        intake.cancel()
+        print(f"{output.stage}: finishing what is in flight; Ctrl-C again to quit", file=sys.stderr)
+
+    intake = asyncio.create_task(feed())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        await intake
+    except asyncio.CancelledError:
+        pass
+    await settle(1)
+    bar.close()
+    if faults:
+        raise faults[0]
+    if count["given up"]:
+        print(f"{output.stage}: {count['given up']} given up; --resume asks them again", file=sys.stderr)
+    return 130 if count["interrupted"] else 3 if count["given up"] else 0
