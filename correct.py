@@ -1,0 +1,64 @@
+"""Rectification (Step-DPO, section 3.2): ask the model again from the correct prefix, keep a right step.
+
+    python correct.py --model M --samples 20 < located.jsonl > pairs.jsonl
+
+in:  rows of locate.py: {"id", "prompt", "answer", "initial_reason_steps", "rejected", "full_rejected"}
+out: the row with {"chosen", "full_chosen"}, id/m for sample m; rows in the shape of Math-Step-DPO-10K
+
+A sample is kept when it reaches the gold answer and its first step differs from the rejected one and from those
+of the samples before it. A row without such a sample is dropped: "no right continuation", or "same step" when the
+right ones only repeat the rejected step.
+"""
+import argparse
+import asyncio
+
+from evaluate import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
+from grade import extract_answer, same_answer
+from steps import add_record_flags, cut_step, open_output, run_main, run_stage
+
+
+async def correct(row, policy, samples, max_per_prefix):
+    """Pairs made of the row, or the row with the reason why there is none."""
+    prefix, split = row["initial_reason_steps"], row.get("split", "headers")
+    replies = await asyncio.gather(*(policy.ask(row["prompt"], prefix, sample_seed(policy.args.seed, row["id"], m))
+                                     for m in range(samples)))
+    pairs, steps, right = [], {row["rejected"].strip()}, 0
+    for m, reply in enumerate(replies):
+        if reply.finish_reason == "length":
+            continue
+        pred = extract_answer(prefix + reply.text)
+        if pred is None or not same_answer(pred, row["answer"], row["prompt"]):
+            continue
+        right += 1
+        chosen = cut_step(prefix + reply.text, len(prefix), split)
+        if chosen.strip() and chosen.strip() not in steps and len(pairs) < max_per_prefix:
+            steps.add(chosen.strip())
+            pairs.append({**row, "id": f"{row['id']}/{m}", "chosen": chosen, "full_chosen": reply.text,
+                          "sampling": sampling_record(policy.args) | {"prefix": prefix}})
+    count = {"right_continuations": right}
+    if not pairs:
+        return [{**row, **count, "drop": "same step" if right else "no right continuation"}]
+    return [{**pair, **count} for pair in pairs]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_record_flags(parser)
+    add_ask_flags(parser, prefix="", temperature=0.8, top_p=0.95)
+    parser.add_argument("--samples", type=int, default=20, help="continuations of each correct prefix")
+    parser.add_argument("--max-per-prefix", type=int, default=1, help="pairs kept of one prefix, the first right ones")
+    args = parser.parse_args(argv)
+    check_ask_flags(args)
+    policy = Policy(args)
+
+    async def work(row):
+        return await correct(row, policy, args.samples, args.max_per_prefix)
+
+    return run_stage(open_output("correct.py", args), args.input,
+                     ("prompt", "answer", "initial_reason_steps", "rejected", "full_rejected"), lambda row: [row], work,
+                     max(1, policy.width // args.samples))
+
+
+if __name__ == "__main__":
+    run_main(main)
