@@ -34,7 +34,7 @@ async def correct(row, policy, samples, max_per_prefix):
         if chosen.strip() and chosen.strip() not in steps and len(pairs) < max_per_prefix:
             steps.add(chosen.strip())
             pairs.append({**row, "id": f"{row['id']}/{m}", "chosen": chosen, "full_chosen": reply.text,
-                          "sampling": sampling_record(policy.args) | {"prefix": prefix}})
+                          "sampling": sampling_record(policy.args)})
     count = {"right_continuations": right}
     if not pairs:
         return [{**row, **count, "drop": "same step" if right else "no right continuation"}]

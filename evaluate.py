@@ -37,7 +37,7 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--base-url", help="OpenAI-compatible server, e.g. http://localhost:8000/v1; key from "
                                            "OPENAI_API_KEY (default: load --model here)")
     parser.add_argument("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
-    parser.add_argument("--prefix", default=prefix, help="text that every answer is asked to continue")
+    parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
     parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
     parser.add_argument("--top-p", type=float, default=top_p, help="nucleus to sample from")
     parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer, in tokens")

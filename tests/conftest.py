@@ -1,0 +1,116 @@
+"""What several test files need: the scripts as subprocesses, tiny model folders, a real server."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+sys.path.insert(0, str(ROOT))
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: its data may not be shipped")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run("collect.py", *flags, rows=[...] or stdin=b"...") -> CompletedProcess with .rows, the JSONL on stdout."""
+    def run(script, *flags, rows=None, stdin=b"", code=0, env=None):
+        if rows is not None:
+            stdin = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        done = subprocess.run([sys.executable, ROOT / script, *map(str, flags)], input=stdin, capture_output=True,
+                              cwd=tmp_path, env={**os.environ, **(env or {})}, timeout=300)
+        done.err = done.stderr.decode()
+        assert code is None or done.returncode == code, done.err
+        assert "Traceback" not in done.err, done.err
+        if script != "train.py":
+            done.rows = [json.loads(line) for line in done.stdout.splitlines()]
+        return done
+    return run
+
+
+def make_tokenizer(folder, texts, template=True):
+    """A byte-level BPE tokenizer trained on `texts`, with an end token and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|end|>", "<|user|>", "<|assistant|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
+    if template:
+        tokenizer.chat_template = ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+                                   "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+PROBLEMS = [{"id": f"sum-{a}-{b}", "dataset": "sums", "level": f"Level {1 + a % 3}", "answer": str(a + b),
+             "prompt": f"What is {a} plus {b}?",
+             "solution": f"Let's think step by step.\nStep 1: We add {a} and {b}.\nStep 2: {a} + {b} = {a + b}.\n"
+                         f"The answer is: {a + b}"} for a in range(2, 8) for b in range(2, 8)]
+
+
+def make_model(folder, template=True, **config):
+    """A folder with the configuration of a tiny Llama and a tokenizer for PROBLEMS; no weights."""
+    from transformers import LlamaConfig
+    tokenizer = make_tokenizer(folder, [row["prompt"] + row["solution"] for row in PROBLEMS], template)
+    config = {**dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True), **config}
+    LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with a tiny random Llama: real weights, a real tokenizer, nonsense answers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model(folder)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory):
+    """A tiny Llama that knows some of PROBLEMS: greedy mostly right, sampled often wrong. Made by train.py itself."""
+    folder = tmp_path_factory.mktemp("taught")
+    make_model(folder / "start")
+    pairs = folder / "sft.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    subprocess.run([sys.executable, ROOT / "train.py", "--objective", "sft", "--model", folder / "start", "--pairs", pairs,
+                    "--out", folder / "sft", "--lr", "3e-3", "--epochs", "40", "--batch-size", "12"], check=True,
+                   capture_output=True)
+    return str(folder / "sft")
+
+
+@pytest.fixture(scope="session")
+def server(taught_model):
+    """Base URL of a real OpenAI-compatible server on loopback (`transformers serve`) with the taught model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", taught_model, "--port", str(port),
+                                "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(url + "/health", timeout=2)
+                break
+            except OSError:
+                assert process.poll() is None, "transformers serve ended; is transformers[serving] installed?"
+                time.sleep(0.5)
+        yield url + "/v1"
+    finally:
+        process.kill()
+        process.wait()

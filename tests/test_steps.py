@@ -1,0 +1,169 @@
+"""Prompts, steps and records. Run alone: pytest tests/test_steps.py"""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SHARED, make_model, needs_shared
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import steps
+from steps import PREFIX, Output, UserError, cut_step, encode_step, find_steps, format_row, render_prompt, split_steps
+
+# completion -> what its parts are
+SPLITS = {
+    "Let's think.\nStep 1: a\nStep 2: b\nThe answer is: 3": ["Let's think.\n", "Step 1: a\n", "Step 2: b\nThe answer is: 3"],
+    "**Step 1:** a\n**Step 2:** b": ["", "**Step 1:** a\n", "**Step 2:** b"],
+    "### Step 1\na\n### Step 2: b\nc": ["", "### Step 1\na\n", "### Step 2: b\nc"],
+    "Step 1. a\nStep 2. b": ["", "Step 1. a\n", "Step 2. b"],
+    "Step 1: by Step 2: no\nStep 2.5 is not one\nStep 2: b": ["", "Step 1: by Step 2: no\nStep 2.5 is not one\n", "Step 2: b"],
+    "Step 1: a\nStep 1: again\nStep 3: c": ["", "Step 1: a\nStep 1: again\n", "Step 3: c"],
+    "Let's think step by step. Step 1: a\nStep 2: b": ["Let's think step by step. ", "Step 1: a\n", "Step 2: b"],
+    "Let's think step by step. \nStep 1: a": ["Let's think step by step. \n", "Step 1: a"],
+    "First this.\n\nThen that.\n \n\nSo 3.": ["", "First this.\n\n", "Then that.\n \n\n", "So 3."],
+    "We step 1 foot.": ["", "We step 1 foot."],
+    "": [""],
+}
+
+
+@pytest.mark.parametrize("completion", SPLITS)
+def test_split(completion):
+    assert split_steps(completion) == SPLITS[completion]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(["Step ", "1", "2", "3", ":", ".", "\n", " ", "**", "#", "a", "The answer is: 4", "\u2028"])))
+def test_parts_join_back_and_steps_are_cut_alike(pieces):
+    completion = "".join(pieces)
+    assert "".join(split_steps(completion)) == completion
+    spans, split = find_steps(completion)
+    for start, joint in spans:
+        step = cut_step(completion, joint, split)
+        assert start <= joint and completion[joint:].startswith(step) and step == step.rstrip()
+
+
+@needs_shared
+def test_real_answers_join_back():
+    for line in open(SHARED / "math_answers.jsonl"):
+        completion = json.loads(line)["completion"]
+        assert "".join(split_steps(completion)) == completion
+
+
+def test_long_hostile_texts_split_at_once():
+    for text in ("\n" * 10**6, "Step " * 200_000, "Step 1: " * 100_000, "\n \n" * 300_000 + "x", "." + " " * 10**6, "**" * 500_000):
+        assert "".join(split_steps(text)) == text
+
+
+def test_prompt_formats(tiny_model):
+    tokenizer = steps.load_tokenizer(tiny_model)
+    for prompt in steps.PROMPTS:
+        asked = render_prompt(tokenizer, "2 {braces} \\boxed?", prompt, PREFIX)
+        assert "2 {braces} \\boxed?" in asked and asked.endswith(PREFIX)
+        assert render_prompt(tokenizer, "p", prompt, PREFIX + " so") == render_prompt(tokenizer, "p", prompt, PREFIX) + " so"
+    assert render_prompt(tokenizer, "p", "deepseek-math", "So").endswith("Assistant: So")
+    assert render_prompt(tokenizer, "p", "deepseek-math", " So").endswith("Assistant: So")
+    assert render_prompt(tokenizer, "p", "alpaca", "So").endswith("### Response:\nSo")
+    assert render_prompt(tokenizer, "p", "alpaca").endswith("### Response:")
+
+
+def test_beginning_of_sequence_stands_once(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+    make_model(tmp_path)
+    tokenizer = steps.load_tokenizer(str(tmp_path))
+    assert render_prompt(tokenizer, "p", "raw") == "p"
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)])
+    text = render_prompt(tokenizer, "p", "raw", "q")
+    assert steps.encode(tokenizer, text).count(tokenizer.bos_token_id) == 1
+
+
+def test_no_token_is_cut_at_the_joint(tiny_model):
+    tokenizer = steps.load_tokenizer(tiny_model)
+    for context, step in (("Step 1:", " We add"), ("Step 1: ", "We"), ("is 1", "2 + 3"), ("", "x"), ("a\u00e9", "\u00e9b"), ("a", "\ud800b")):
+        ids, n = encode_step(tokenizer, context + step, step)
+        assert ids == steps.encode(tokenizer, context + step)
+        assert len(tokenizer.decode(ids[:n])) <= len(context)
+        assert n == len(ids) or len(tokenizer.decode(ids[:n + 1])) > len(context)
+
+
+BAD_LINES = {
+    b'{"prompt": "p", "answer": "1"\n': "in.jsonl:1: not JSON", b"[1]\n": "in.jsonl:1: a list, not a JSON object",
+    b'{"answer": "1"}\n': "in.jsonl:1: no 'prompt'", b'{"prompt": 3, "answer": "1"}\n': "'prompt' is 3, not a string",
+    b'{"prompt": "p"}\n': "no 'answer'", b"": "no rows", b"\n\n": "no rows", b"\xff\xfe\x00": "not JSON",
+    b'{"prompt": "p", "answer": ["1", "2"]}\n': "'answer' is", b"[" * 100_000: "not JSON", b"1" * 10_000 + b"\n": "not JSON",
+}
+
+
+@pytest.mark.parametrize("data", BAD_LINES, ids=lambda data: repr(data[:20]))
+def test_bad_lines_name_place_and_fact(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(data)
+    with pytest.raises(UserError, match=BAD_LINES[data].replace("[", r"\[")):
+        list(steps.read_rows("in.jsonl", ("prompt", "answer")))
+
+
+def test_rows_are_made_uniform_at_the_edge(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"answer": ["7"]}\n\n{"id": 5, "answer": 3}\n{"answer": "x\xe2\x80\xa8y", "id": "a"}')
+    rows = list(steps.read_rows(str(path), ("answer",)))
+    assert [(row["id"], row["answer"]) for row in rows] == [("1", "7"), ("5", "3"), ("a", "x\u2028y")]
+
+
+def test_any_text_makes_one_valid_line():
+    row = {"a": "\ud800 \u2028\u2029\x85 \x00 \n\r \U0001f600 é"}
+    line = format_row(row)
+    assert json.loads(line) == row and line.count(b"\n") == 1 and len(line.decode().splitlines()) == 1
+
+
+def units(n):
+    return [{"id": str(i), "text": "x" * (i % 7)} for i in range(n)]
+
+
+def test_output_is_taken_up_after_any_cut(tmp_path):
+    """Whatever a kill leaves of the three files, what is taken up is a whole beginning of the run."""
+    def write(path, todo, resume=False):
+        output = Output("stage", str(path), resume=resume, settings={"seed": 1})
+        for unit in todo:
+            if unit["id"] not in output.fate:
+                lost = int(unit["id"]) % 3 == 0
+                output.write(unit["id"], [{**unit, "drop": "why"}] if lost else [unit, {**unit, "twin": 1}])
+        for file in (output.out, output.dropped, output.journal):
+            os.close(file)
+        return output.tally()
+
+    tally = write(tmp_path / "whole", units(20))
+    assert tally == "stage: 20 in, 13 kept, 7 dropped (why 7); 26 rows written"
+    whole = {end: (tmp_path / f"whole{end}").read_bytes() for end in ("", ".dropped.jsonl", ".done")}
+    for end in whole:
+        for cut in range(0, len(whole[end]), 37):
+            path = tmp_path / f"cut{end}-{cut}"
+            for other, data in whole.items():
+                (tmp_path / f"{path}{other}").write_bytes(data[:cut] if other == end else data)
+            if end == ".done" and cut < whole[end].index(b"\n"):
+                with pytest.raises(UserError, match="no journal"):
+                    write(path, units(20), resume=True)
+                continue
+            assert write(path, units(20), resume=True) == tally
+            for other, data in whole.items():
+                assert (tmp_path / f"{path}{other}").read_bytes() == data
+
+
+def test_output_refuses_what_would_do_damage(tmp_path):
+    path = str(tmp_path / "rows.jsonl")
+    Output("stage", path, settings={"seed": 1}).write("a", [{"id": "a"}])
+    with pytest.raises(UserError, match="exists; go on with --resume"):
+        Output("stage", path)
+    with pytest.raises(UserError, match="another process is writing it"):
+        Output("stage", path, resume=True, settings={"seed": 1})
+    other = "import sys, steps; steps.Output('stage', sys.argv[1], resume=True, settings={'seed': 2})"
+    done = subprocess.run([sys.executable, "-c", other, path + "2"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-c", other.replace("2}", "3}"), path + "2"], cwd=ROOT, capture_output=True, text=True)
+    assert "made with another --seed; resume with the same settings" in done.stderr
+    with pytest.raises(UserError, match="--resume needs --out FILE"):
+        Output("stage", resume=True)
+    with pytest.raises(UserError, match="Is a directory|No such file"):
+        Output("stage", str(tmp_path / "no" / "folder" / "rows"))
