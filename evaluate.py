@@ -297,7 +297,7 @@ def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
             except openai.NotFoundError as error:
                 raise UserError(f"{where}: 404, no model {model!r} there; see {where}models") from error
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if not answered and model in str(error):
+                if not answered and model in short(error):
                     raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
                 raise Refused("refused by the server", short(error)) from error
             except openai.APIConnectionError as error:
@@ -313,7 +313,9 @@ def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
 
 
 def short(error):
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """An exception in one line, with what the server said of it."""
+    said = error.response.text if hasattr(error, "response") else ""
+    return " ".join(f"{type(error).__name__}: {said or error}".split())[:200]
 
 
 # ---------------------------------------------------------------------------------------------- grading

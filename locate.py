@@ -115,21 +115,22 @@ def llm_judge(name, args):
 
 SIGNS = [(r"^[ \t]*[-*][ \t]+", ""), (r"\\(?:left|right|quad|,|;|!|\(|\)|\[|\]| )|\\(?:text|mathrm|boxed)(?=\{)|\*\*|&", " "),
          (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\times|\\cdot|[×·∗]", "*"),
-         (r"\\div|[÷∕]", "/"), ("[−–]", "-"), (r"\\([$%])", r"\1"), (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*")]
+         (r"\\div|[÷∕]", "/"), ("[−–]", "-"), (r"\\([$%])", r"\1"), (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
+         (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half ")]  # 3 and a half
 TOKEN = re.compile(r"(?P<number>\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?)|(?P<word>[^\W\d_]+)"
                    r"|(?P<sign>[-+*/()=])|(?P<other>\\[a-z]+|[^ \t])")
 # words that stand for arithmetic: a number beside one is not the whole of what is meant
-ARITHMETIC = set("of and or times plus minus divided multiplied by per half quarter third dozen hundred thousand "
-                 "million billion remainder mod r less more than over power squared cubed".split())
+ARITHMETIC = set("of times plus minus divided multiplied by per half quarter third dozen hundred thousand "
+                 "million billion remainder mod r less than over power squared cubed".split())
 NUMBER_WORDS = {word: n for n, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve".split())} | {
     "twice": 2, "double": 2, "half": 2, "triple": 3, "third": 3, "quarter": 4, "dozen": 12}
 UNREADABLE = "^"  # stands beside a run whose neighbour changes its value
-Equation = namedtuple("Equation", "left right units")  # left, right: lists of tokens
+Equation = namedtuple("Equation", "left right units")  # left, right: lists of tokens, None for an unreadable side
 
 
 def find_equations(text):
-    """Equations of plain numbers in a text. A side whose neighbourhood changes its value is left out."""
+    """Equations of plain numbers in a text. A side whose neighbourhood changes its value is unreadable."""
     for pattern, plain in SIGNS:
         text = re.sub(pattern, plain, text, flags=re.M)
     run, units, before, last, end = [], set(), "", "", -1  # last: kind of the token before
@@ -165,13 +166,13 @@ def equations_of(run, units, before, after):
         else:
             sides[-1].append(token)
     if after == UNREADABLE:
-        sides[-1] = []
-    if before == UNREADABLE:
-        sides[0] = []
-    elif len(sides) > 1 and sides[0].count("(") > sides[0].count(")") and sides[-1][-1:] == [")"]:
+        sides[-1] = None
+    if before == UNREADABLE or run and run[0] in "+*/)":
+        sides[0] = None
+    elif after != UNREADABLE and len(sides) > 1 and sides[0].count("(") > sides[0].count(")") and sides[-1][-1:] == [")"]:
         sides[0], sides[-1] = sides[0][1:], sides[-1][:-1]  # (3 + 4 = 7)
     for left, right in zip(sides, sides[1:]):
-        if left and right:
+        if left != [] and right != []:  # nothing stands before the sign of "Total = 3 + 4"
             yield Equation(left, right, units)
 
 
@@ -243,6 +244,8 @@ def judge_equations(row, steps):
     for k, step in enumerate(steps, 1):
         told = False
         for left, right, units in find_equations(step):
+            if left is None or right is None:
+                return Verdict("cannot tell", f"step {k} has an equation of more than numbers")
             if len(left) < 2:
                 continue
             said = f"step {k}: {' '.join(left)} = {' '.join(right)}"

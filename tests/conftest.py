@@ -61,11 +61,13 @@ PROBLEMS = [{"id": f"sum-{a}-{b}", "dataset": "sums", "level": f"Level {1 + a % 
 
 def make_model(folder, template=True, **config):
     """A folder with the configuration of a tiny Llama and a tokenizer for PROBLEMS; no weights."""
-    from transformers import LlamaConfig
+    from transformers import GenerationConfig, LlamaConfig
     tokenizer = make_tokenizer(folder, [row["prompt"] + row["solution"] for row in PROBLEMS], template)
     config = {**dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True), **config}
     LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **config).save_pretrained(folder)
+    # `transformers serve` is greedy at any temperature unless the model's own settings say that it samples
+    GenerationConfig(do_sample=True, eos_token_id=tokenizer.eos_token_id).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +76,8 @@ def tiny_model(tmp_path_factory):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     folder = tmp_path_factory.mktemp("tiny")
-    make_model(folder)
     torch.manual_seed(0)
+    make_model(folder)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     return str(folder)
 

@@ -1,0 +1,123 @@
+"""Judges: reading their replies, and the arithmetic of `equations`. Run alone: pytest tests/test_locate.py"""
+import asyncio
+import time
+
+import pytest
+
+from locate import Verdict, find_equations, judge_equations, judge_text, locate, parse_verdict
+from steps import PREFIX
+
+REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, "unparsed"
+    "Fine.\nFinal Decision:\nStep 1: correct; Step 2: correct; Step 3: incorrect": 3,
+    "Final Decision:\nStep 1: correct; Step 2: neutral; Step 3: correct": 0,
+    "**Final Decision:**\n**Step 1:** Correct\n**Step 2:** Incorrect": 2,
+    "final decision: Step 1 - correct, Step 2 is incorrect.": 2,
+    "I first thought: Final Decision: Step 1: incorrect. No! Final Decision:\nStep 1: correct; Step 2: incorrect": 2,
+    '```json\n{"Step 1": "correct", "Step 2": "incorrect"}\n```': 2,
+    '{"1": "correct", "2": "correct", "3": "correct"}': 0,
+    "Final Decision:\nStep 1: correct; Step 2: correct": "unparsed",  # what of step 3?
+    "Final Decision:\nStep 1: correct; Step 1: incorrect": "unparsed",  # contradicts itself
+    "Final Decision:\nStep 4: incorrect": "unparsed",  # there is no step 4
+    "Final Decision:\nStep 0: incorrect": "unparsed",
+    "Step 2 is incorrect.": "unparsed",
+    "第二步是错误的": "unparsed",
+    "": "unparsed",
+    "{" * 100_000: "unparsed",
+    '{"Step 1": ["incorrect"]}': "unparsed",
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: repr(reply[:40]))
+def test_replies(reply):
+    assert parse_verdict(reply, 3) == REPLIES[reply]
+
+
+def test_neutral_is_no_error_unless_asked():
+    reply = "Final Decision:\nStep 1: neutral; Step 2: incorrect"
+    assert parse_verdict(reply, 2) == 2 and parse_verdict(reply, 2, neutral_is_error=True) == 1
+
+
+def test_a_judge_sees_the_solution_or_the_answer():
+    row = {"prompt": "{p}", "answer": "7", "solution": "So 7."}
+    assert "So 7." in judge_text(row, ["a"]) and "{p}" in judge_text(row, ["a"])
+    assert "Correct answer:\n7" in judge_text({"prompt": "p", "answer": "7"}, ["a"])
+
+
+EQUATIONS = {  # step -> (left, right) of the equations that are read in it
+    "Adding gives 30 + 12 = 42.": ["30 + 12 = 42"], "so 3 + 4 = 7 = 14 / 2": ["3 + 4 = 7", "7 = 14 / 2"],
+    r"$3 \times 4 = 12$ and \(\frac{1}{2} + \frac{1}{2} = 1\)": ["$3 * 4 = 12", "( ( 1 ) / ( 2 ) ) + ( ( 1 ) / ( 2 ) ) = 1"],
+    "She has 3 apples + 4 apples = 7 apples left": ["3 + 4 = 7"], "Total = 3 x 4 = 12": ["3 * 4 = 12"],
+    "(3 + 4 = 7)": ["3 + 4 = 7"], "- 3 + 4 = 7": ["3 + 4 = 7"], "$1,200 - $200 = $1,000": ["$1,200 - $200 = $1,000"],
+    "12 / 5 = 2 remainder 2": [], "3 + 4 = 7x": [], "2x + 3 = 7": [], "3^2 + 4^2 = 25": [], r"\sqrt{9 + 16} = 5": [],
+    "f(3) + 1 = 5": [], "x - 3 = 5": [], "2(3 + 4) = 14": [], "1 1/2 + 1/2 = 2": [], "20% of 50 = 10": [],
+    "7/2 = 3 1/2": [], "|3 - 5| = 2": [], "3 + 4 = 7 thousand": [], "half of 30 + 4 = 19": [], "10 mod 3 + 1 = 2": [], "3 and 1/2 + 1/2 = 4": [], "3 + 4 = 7 and a half": [],
+    "3! + 1 = 7": [], "x_1 + 3 = 5": [],
+}
+
+
+@pytest.mark.parametrize("text", EQUATIONS)
+def test_equations_are_read_only_whole(text):
+    read = [f"{' '.join(e.left)} = {' '.join(e.right)}" for e in find_equations(text)
+            if e.left and e.right and len(e.left) > 1 or e.left == ["7"]]
+    assert read == EQUATIONS[text]
+
+
+PROBLEM = {"prompt": "Ann has 35 beads. She loses 17, then twelve new ones arrive, and she keeps 25% of them.", "answer": "7.5"}
+STEPS = [  # steps, what the judge says
+    (["35 - 17 = 18.", "18 + 12 = 30.", "30 * 25% = 7.5"], 0),
+    (["35 - 17 = 28.", "28 + 12 = 40."], 1),
+    (["35 - 17 = 18.", "18 + 12 = 40."], 2),
+    (["35 - 17 = 18.", "18 + 13 = 41."], "cannot tell"),  # where is 13 from?
+    (["First we subtract.", "35 - 17 = 28."], "cannot tell"),
+    (["35 / 17 = 2.06"], 0), (["35 / 17 = 2"], "cannot tell"), (["35 / 17 = 2.16"], 1),
+    (["35 - 17 = eighteen"], "cannot tell"), (["35 / (17 - 17) = 0"], "cannot tell"),
+    (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
+    (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], 0), (["35 - 17 = 19 - 2"], 1),
+]
+
+
+@pytest.mark.parametrize("steps, expected", STEPS)
+def test_equations_judge(steps, expected):
+    assert judge_equations(PROBLEM, steps).bad_step == expected
+
+
+def test_equations_judge_is_quick_on_hostile_steps():
+    begin = time.process_time()
+    for step in ("9" * 100_000 + " + 1 = 2", "(" * 100_000 + "1 = 2", "1 + " * 50_000 + "1 = 3", "1 = " * 50_000, "- " * 10**5,
+                 "\\frac{" * 20_000, "1 " * 10**5, " " * 10**5, "3 x" * 50_000, "{" * 10**5):
+        judge_equations(PROBLEM, [step])
+    assert time.process_time() - begin < 20  # a generous cap: nothing here is worse than linear
+
+
+def located(completion, *verdicts, **row):
+    async def judge(row, steps, verdicts=iter(verdicts)):
+        return Verdict(next(verdicts), "words")
+    judges = {str(n): judge for n in range(len(verdicts))}
+    return asyncio.run(locate({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
+
+
+ANSWER = PREFIX + " a b.\n**Step 2:** c d\n\nStep 3: e\nThe answer is: 9"
+
+
+@pytest.mark.parametrize("bad_step, header, rejected", [
+    (1, "Step 1:", " a b."), (2, "**Step 2:**", " c d"), (3, "Step 3:", " e\nThe answer is: 9")])
+def test_the_cut(bad_step, header, rejected):
+    row = located(ANSWER, bad_step)
+    assert row["initial_reason_steps"] + row["full_rejected"] == ANSWER
+    assert row["initial_reason_steps"].endswith(header) and row["rejected"] == rejected
+    assert row["full_rejected"].startswith(rejected) and row["split"] == "headers" and row["bad_step"] == bad_step
+
+
+def test_drops_have_reasons():
+    assert located(ANSWER, 0)["drop"] == "no error found"
+    assert located(ANSWER, "unparsed")["drop"] == "unparsed" and located(ANSWER, "unparsed")["verdict"] == {"0": "words"}
+    assert located(ANSWER, 1, 2)["drop"] == "judges disagree" and located(ANSWER, 2, 2)["bad_step"] == 2
+    assert located(ANSWER, 1, "cannot tell")["drop"] == "cannot tell"
+    assert located(ANSWER, 1, correct=True)["drop"] == "answer is right"
+    assert located(" \n", 1)["drop"] == "no steps"
+    assert located(PREFIX + "\nStep 2: x", 1)["drop"] == "empty step"
+
+
+def test_paragraphs_stand_in_for_missing_headers():
+    row = located("First a.\n\nThen b.\n\nSo 9.", 2)
+    assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
