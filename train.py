@@ -1,0 +1,782 @@
+"""Teach a policy to prefer the right next step (Step-DPO), a right answer (DPO), or to imitate one (SFT).
+
+    python train.py --model M --pairs pairs.jsonl --out runs/m-step-dpo
+    torchrun --nproc-per-node 8 train.py --model M --pairs pairs.jsonl --out runs/m-step-dpo
+
+in:  step-dpo {"prompt", "initial_reason_steps", "chosen", "rejected"[, "weight"]}
+     dpo      the same with "full_chosen" and "full_rejected"
+     sft      {"prompt", "completion"} (rows with "correct": false are dropped) or {"prompt", "solution"}
+out: OUT is a model folder that `from_pretrained` reads; beside the model it holds metrics.jsonl, one record a step,
+     dropped.jsonl, the rows that could not be used and why, and checkpoint-STEP for --resume
+
+Every distinct token prefix of a micro-batch is computed once (section *rows*), the model is sharded with FSDP2
+whatever the number of processes (*sharding*), and the reference policy is asked once, before training.
+To change the loss, edit `step_dpo_loss` in loss.py; to change the data, `row_texts` below.
+"""
+import argparse
+import contextlib
+import functools
+import glob
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from array import array
+from collections import Counter, namedtuple
+from types import SimpleNamespace
+
+from steps import (PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt,
+                   run_main)
+
+# A training example. sequences: [(token ids, index of the first target)], chosen before rejected;
+# reference: their summed log-probs under the reference policy, None until known (and for sft).
+Example = namedtuple("Example", "id sequences weight reference")
+REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
+            "sft": ("prompt",)}
+METRICS = {"sft": ("loss",),
+           "dpo": ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+                   "logps/chosen", "logps/rejected")}
+METRICS["step-dpo"] = METRICS["dpo"]
+# flags that change what is learned; --resume refuses another value
+TRAJECTORY = ("objective", "prompt", "beta", "lr", "schedule", "warmup", "epochs", "max_steps", "batch_size",
+              "weight_decay", "clip", "seed")
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+def row_texts(row, objective):
+    """What a row asks for: [(solution so far, text to score, whether the answer ends with it)], chosen first."""
+    if objective == "sft":
+        answer = row["completion"] if "completion" in row else row.get("solution")
+        return [("", answer, row.get("finish_reason") != "length")]
+    prefix = row.get("initial_reason_steps") or ""
+    if objective == "step-dpo":
+        return [(prefix, row["chosen"], False), (prefix, row["rejected"], False)]
+    return [(prefix, row["full_chosen"], True), (prefix, row["full_rejected"], row.get("finish_reason") != "length")]
+
+
+def check_row(row, where, objective):
+    """UserError for a row that cannot be meant for this objective."""
+    if "drop" in row:
+        raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
+    if objective == "sft" and not ("completion" in row or "solution" in row):
+        raise UserError(f"{where} has no 'completion' and no 'solution'; run collect.py --keep right first")
+    for name in ("completion", "solution") if objective == "sft" else ("initial_reason_steps",):
+        if not isinstance(row.get(name) or "", str):
+            raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string")
+    weight = row.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise UserError(f"{where}: 'weight' is {json.dumps(weight)[:40]}, not a number of at least 0")
+
+
+def make_example(row, tokenizer, objective, prompt, limit):
+    """(Example, None), or (None, the reason why this row is dropped)."""
+    if objective == "sft" and row.get("correct") is False:
+        return None, "wrong answer"
+    sequences = []
+    for prefix, text, ends in row_texts(row, objective):
+        rendered = render_prompt(tokenizer, row["prompt"], prompt, prefix + text)
+        ids, start = encode_step(tokenizer, rendered, text)
+        if len(ids) == start:
+            return None, "empty step" if objective == "step-dpo" else "empty answer"
+        if ends and ids[-1] != tokenizer.eos_token_id:
+            ids = [*ids, tokenizer.eos_token_id]
+        if len(ids) > limit:
+            return None, f"longer than {limit} tokens"
+        if start == 0:
+            return None, "nothing before the step"
+        sequences.append((array("i", ids), start))
+    if len(sequences) == 2 and sequences[0] == sequences[1]:
+        return None, "chosen equals rejected"
+    return Example(row["id"], sequences, float(row.get("weight", 1)), None), None
+
+
+def load_examples(path, tokenizer, objective, prompt, limit, vocabulary):
+    """(examples, dropped rows with their `drop` reason) of a JSONL file. UserError when nothing is left."""
+    if objective != "step-dpo" and tokenizer.eos_token_id is None:
+        raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
+                        f"--objective {objective} ends an answer; set eos_token in tokenizer_config.json", 2)
+    examples, dropped = [], []
+    for row in read_rows(path, REQUIRED[objective]):
+        check_row(row, f"{path}: row {row['id']}", objective)
+        example, reason = make_example(row, tokenizer, objective, prompt, limit)
+        if reason:
+            dropped.append({**row, "drop": reason})
+            continue
+        if max(max(ids) for ids, _ in example.sequences) >= vocabulary:
+            raise UserError(f"{path}: row {row['id']} has a token beyond the model's {vocabulary}; "
+                            "the tokenizer is another model's", 2)
+        examples.append(example)
+    reasons = Counter(row["drop"] for row in dropped).most_common()
+    tally = f"{len(examples) + len(dropped)} in, {len(examples)} kept, {len(dropped)} dropped"
+    tally += f" ({', '.join(f'{reason} {n}' for reason, n in reasons)})" if reasons else ""
+    if not sum(example.weight for example in examples):
+        raise UserError(f"{path}: no row to train on: {tally}" if reasons else f"{path}: every 'weight' is 0")
+    say(f"{path}: {tally}")
+    return examples, dropped
+
+
+def common(a, b):
+    """Length of the prefix that two token sequences share."""
+    shorter = min(len(a), len(b))
+    if a[:shorter] == b[:shorter]:
+        return shorter
+    return next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
+
+
+def build_trie(sequences):
+    """The token trie of [(ids, start)]: every distinct prefix once. Slots count its nodes.
+
+    In sorted order a sequence shares with the sequences before it exactly what it shares with the last one. The
+    rest is its own segment: new nodes, which attend to their whole path. A sequence's last token is only a target.
+
+    ids, positions: token and depth of each slot. segments: [(length of the shared part, path)], a path being the
+    slots of a sequence from the root. reads, targets: distinct (slot, next token) pairs to score. picks: for each
+    target token of each sequence, in the order given, its index in reads.
+    """
+    ids, positions, segments, reads = [], [], [], {}
+    picks, path, last = [None] * len(sequences), [], array("i")
+    for i in sorted(range(len(sequences)), key=lambda i: sequences[i][0]):
+        tokens, start = sequences[i]
+        shared = min(common(last, tokens), len(path), len(tokens) - 1)
+        path = path[:shared] + list(range(len(ids), len(ids) + len(tokens) - 1 - shared))
+        if len(path) > shared:
+            ids += tokens[shared:-1]
+            positions += range(shared, len(path))
+            segments.append((shared, path))
+        picks[i] = [reads.setdefault(read, len(reads)) for read in zip(path[start - 1:], tokens[start:])]
+        last = tokens
+    return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
+                           targets=[token for _, token in reads], picks=sum(picks, []), lengths=list(map(len, picks)))
+
+
+def split_batch(batch, budget, world):
+    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` distinct tokens.
+
+    Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
+    micro-batch may be empty.
+    """
+    batch = sorted(batch, key=lambda example: example.sequences[0][0])
+    whole = [len(build_trie(example.sequences).ids) for example in batch]
+    shared = [0] + [common(a.sequences[0][0], b.sequences[0][0]) for a, b in zip(batch, batch[1:])]
+    new = [max(n - s, 1) for n, s in zip(whole, shared)]
+    for count in range(world * -(-sum(new) // (budget * world)), sum(new) * world + 1, world):
+        micros, sizes, seen = [[] for _ in range(count)], [0] * count, 0
+        for example, n, w in zip(batch, new, whole):
+            place = seen * count // sum(new)
+            sizes[place] += n if micros[place] else w
+            micros[place].append(example)
+            seen += n
+        if all(size <= budget or len(micro) == 1 for size, micro in zip(sizes, micros)):
+            break
+    return micros
+
+
+# -------------------------------------------------------------------------------------------- attention
+
+def place_trie(trie, device):
+    """The trie's lists as tensors, with what the attention of this kind of device needs of its segments."""
+    import torch
+
+    def put(values, dtype=torch.long):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    placed = SimpleNamespace(**{name: put(getattr(trie, name))
+                                for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
+    if device.type == "cuda":
+        new, whole = [len(path) - shared for shared, path in trie.segments], [len(path) for _, path in trie.segments]
+        placed.keys = put(sum((path for _, path in trie.segments), []))
+        placed.ends_q, placed.ends_k = (put([0, *n], torch.int32).cumsum(0, dtype=torch.int32) for n in (new, whole))
+        placed.longest_q, placed.longest_k = max(new), max(whole)
+        return placed
+    placed.groups, placed.masks, order = [], {}, []
+    for group in group_segments(trie.segments):
+        wide, tall = max(len(path) for _, path in group), max(len(path) - shared for shared, path in group)
+        order += [slot for shared, path in group for slot in path[shared:] + [-1] * (tall - len(path) + shared)]
+        queries = [path[shared:] + [0] * (tall - len(path) + shared) for shared, path in group]
+        keys = [path + [0] * (wide - len(path)) for _, path in group]
+        # a padding query stands where the last one does, so that it too sees something
+        depth = [[*range(shared, len(path)), *[len(path) - 1] * (tall - len(path) + shared)] for shared, path in group]
+        placed.groups.append((put(queries), put(keys), put(depth)))
+    where = {slot: i for i, slot in enumerate(order)}
+    placed.back = put([where[slot] for slot in range(len(trie.ids))])
+    return placed
+
+
+def group_segments(segments):
+    """Segments of similar lengths in groups, so that a CPU attends to a group at once at little cost of padding."""
+    groups, area = [], 0
+    for segment in sorted(segments, key=lambda segment: (len(segment[1]), -segment[0])):
+        shared, path = segment
+        area += (len(path) - shared) * len(path)
+        if groups:
+            tall = max(len(path) - shared for shared, path in [segment, *groups[-1]])
+            padded = (len(groups[-1]) + 1) * tall * len(path)
+            if padded <= 1 << 20 and padded <= 1.2 * area + 4096:
+                groups[-1].append(segment)
+                continue
+        groups.append([segment])
+        area = (len(path) - shared) * len(path)
+    return groups
+
+
+def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, trie=None, **others):
+    """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
+
+    Dropout is never applied: policy and reference must be asked alike.
+    """
+    ignored = {"dropout", "position_ids", "is_causal", "use_cache", "output_attentions", "return_dict"}
+    unknown = [name for name, value in others.items() if value is not None and name not in ignored]
+    if unknown:
+        raise UserError(f"{type(module).__name__}: attention with {', '.join(unknown)} is not supported; see attend()")
+    kernel = attend_varlen if query.is_cuda else attend_padded
+    # rows of slots: (slots, heads, width)
+    out = kernel(*(x[0].transpose(0, 1) for x in (query, key, value)), trie, scaling, sliding_window)
+    return out[None], None
+
+
+def attend_varlen(q, k, v, trie, scaling, window):
+    """CUDA: slots are in segment order, so queries need no gather; keys are gathered path by path."""
+    from torch.nn.attention.varlen import varlen_attn
+    return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
+                       trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
+                       enable_gqa=q.shape[1] != k.shape[1])
+
+
+def attend_padded(q, k, v, trie, scaling, window):
+    """CPU: one masked call for each group of similar segments."""
+    import torch
+    import torch.nn.functional as F
+
+    def gather(x, index):  # embedding, because its backward pass is the fastest scatter there is on a CPU
+        return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
+
+    parts = []
+    for number, (queries, keys, depth) in enumerate(trie.groups):
+        if (number, window) not in trie.masks:
+            behind = depth[:, None, :, None] - torch.arange(keys.shape[1])
+            trie.masks[number, window] = (behind >= 0) & (behind < (window or math.inf))
+        out = F.scaled_dot_product_attention(
+            gather(q, queries).transpose(1, 2), gather(k, keys).transpose(1, 2), gather(v, keys).transpose(1, 2),
+            attn_mask=trie.masks[number, window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+        parts.append(out.transpose(1, 2).flatten(0, 1))
+    return gather(torch.cat(parts), trie.back)
+
+
+def forward(model, trie):
+    """Log-probs of the trie's (slot, target) pairs. Bound to the model, so that FSDP gathers the root's weights."""
+    hidden = model.model(input_ids=trie.ids[None], position_ids=trie.positions[None], use_cache=False,
+                         trie=trie).last_hidden_state
+    return model.lm_head(hidden[0, trie.reads], trie.targets)
+
+
+def score(model, examples, device):
+    """Summed log-probs of the examples' targets, (2B,) chosen in the first half; (B,) for one sequence each.
+
+    Also returns how many tokens were computed.
+    """
+    import torch
+    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
+    trie = place_trie(trie, device)
+    return torch.segment_reduce(model(trie)[trie.picks], "sum", lengths=trie.lengths), len(trie.ids)
+
+
+# --------------------------------------------------------------------------------------------- sharding
+
+@contextlib.contextmanager
+def processes(device):
+    """Join torchrun's processes, or be a world of one; gives the mesh that the model is sharded over."""
+    import torch
+    import torch.distributed as dist
+    kind = (device or ("cuda" if torch.cuda.is_available() else "cpu")).split(":")[0]
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU; choose --device cpu", 2)
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
+    try:
+        yield dist.device_mesh.init_device_mesh(kind, (dist.get_world_size(),))
+    except UserError as error:
+        if dist.get_rank():  # the first process speaks for all; torchrun stops it when another ends before
+            time.sleep(10)
+            sys.exit(error.code)
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def find_model(name):
+    """The local folder of a model: itself, or a hub's snapshot."""
+    if os.path.isdir(name):
+        return name
+    from huggingface_hub import snapshot_download
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+    except Exception as error:  # no network, no such model, no permission: each raises its own class
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{name}: neither a model folder nor a hub's model ({reason}); check --model", 2) from error
+
+
+def load_config(folder):
+    """The model's configuration. UserError for what is no model, or one that would be trained wrongly."""
+    from transformers import AutoConfig
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{folder}: no model there ({reason}); name a folder with config.json", 2) from error
+    for name in ("attn_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1):
+            raise UserError(f"{folder}: models with {name} are not supported; see attend() and forward()", 2)
+    odd = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if odd:
+        raise UserError(f"{folder}: layers of {', '.join(sorted(odd))} are not supported; see attend()", 2)
+    return config
+
+
+def load_model(folder, config, mesh, seed):
+    """The model, sharded over the mesh: float32 masters, computing in bfloat16 on a GPU and float32 on a CPU.
+
+    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    """
+    import torch
+    from transformers import AttentionInterface, AutoModelForCausalLM
+    from loss import token_logps
+    AttentionInterface.register("stepdpo", attend)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=torch.float32)
+    if any(p.ndim > 2 for p in model.parameters()):
+        raise UserError(f"{folder}: transformers fuses the experts of this model in memory while files hold them one "
+                        "by one, which is not supported yet; choose a dense model", 2)
+    cap = getattr(config, "final_logit_softcapping", None)
+    head = model.lm_head
+    head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
+    model.forward = functools.partial(forward, model)
+    shard(model, mesh)
+    model.to_empty(device=mesh.device_type)
+    if glob.glob(os.path.join(folder, "*.safetensors")):
+        load_weights(model, folder)
+    else:
+        draw_weights(model, folder, config, seed)
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            model._init_weights(module)  # rope's frequencies are in no file
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def shard(model, mesh):
+    """FSDP2, in place: a group for each layer, one for the head unless it is tied to the root's embedding."""
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mesh.device_type == "cuda" else MixedPrecisionPolicy()
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    if model.lm_head.weight is not model.get_input_embeddings().weight:
+        fully_shard(model.lm_head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def model_state(model):
+    """Sharded tensors by their names in a model folder's files, where a tied head has none."""
+    state = model.state_dict()
+    if model.lm_head.weight is model.get_input_embeddings().weight:
+        del state["lm_head.weight"]
+    return state
+
+
+def load_weights(model, folder):
+    import torch.distributed.checkpoint as dcp
+    state, reader = model_state(model), dcp.HuggingFaceStorageReader(folder)
+    stored = reader.read_metadata().state_dict_metadata
+    for name, tensor in state.items():
+        if name not in stored or stored[name].size != tensor.shape:
+            have = f"{tuple(stored[name].size)}, not {tuple(tensor.shape)}" if name in stored else "missing"
+            raise UserError(f"{folder}: its weights do not fit its config.json: {name} is {have}; get the model anew", 2)
+    dcp.load(state, storage_reader=reader)
+
+
+def draw_weights(model, folder, config, seed):
+    """Random weights, the same at every world size: each process draws them all and keeps its shards."""
+    import torch
+    from torch.distributed.tensor import distribute_tensor
+    from transformers import AutoModelForCausalLM
+    others = [name for kind in ("bin", "pt", "pth", "gguf") for name in glob.glob(os.path.join(folder, f"*.{kind}"))]
+    if others:
+        raise UserError(f"{others[0]}: only safetensors are read; convert the model with save_pretrained", 2)
+    say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
+    torch.manual_seed(seed)
+    drawn = AutoModelForCausalLM.from_config(config, dtype=torch.float32).state_dict()
+    with torch.no_grad():
+        for name, tensor in model_state(model).items():
+            full = drawn[name].to(tensor.device)
+            tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements) if hasattr(tensor, "placements")
+                         else full)
+
+
+def export(model, config, folder, out):
+    """Write OUT as a model folder, every process its shards, in the type that the model's files had."""
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files_on_every_rank
+    dtype = config.dtype = config.dtype or torch.float32
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model_state(model).items()}
+    files, size = {}, 0
+    for name, tensor in state.items():
+        files[name] = size // (5 << 30) + 1
+        size += tensor.numel() * tensor.element_size()
+    aside = os.path.join(out, "export")
+    dcp.save(state, storage_writer=HuggingFaceStorageWriter(aside, save_distributed=True))
+    consolidate_safetensors_files_on_every_rank(aside, out, files)
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside)
+        if max(files.values()) == 1:  # the usual name of a model in one file
+            os.replace(os.path.join(out, "model-00001-of-00001.safetensors"), os.path.join(out, "model.safetensors"))
+            os.remove(os.path.join(out, "model.safetensors.index.json"))
+        config.save_pretrained(out)
+        for kind in ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*", "generation*"):
+            for path in glob.glob(os.path.join(folder, kind)):
+                if os.path.isfile(path) and os.path.dirname(os.path.abspath(path)) != os.path.abspath(out):
+                    shutil.copy(path, out)
+    dist.barrier()
+
+
+# ------------------------------------------------------------------------------------------------- loop
+
+def say(*words):
+    """A line on stderr, from one process."""
+    if os.environ.get("RANK", "0") == "0":
+        print("train.py:", *words, file=sys.stderr, flush=True)
+
+
+def run_batch(model, batch, objective, beta, budget, mesh):
+    """Weighted means of METRICS over a global batch; with gradients enabled, their sum is accumulated.
+
+    The loss is Σ weight·loss / Σ weight over the *global* batch, for sft per target token, whatever the micro-batches
+    and processes: FSDP averages gradients over processes, hence `world` in the scale.
+    Returns ({metric: mean}, tokens computed).
+    """
+    import torch
+    import torch.distributed as dist
+    from loss import step_dpo_loss
+    device, world = torch.device(mesh.device_type), mesh.size()
+    total = sum(e.weight * (sum(len(ids) - start for ids, start in e.sequences) if objective == "sft" else 1) for e in batch)
+    sums = torch.zeros(len(METRICS[objective]) + 1, dtype=torch.float64, device=device)
+    for micro in split_batch(batch, budget, world)[mesh.get_rank()::world]:
+        # a process without data must still take part in every gather of weights and reduction of gradients
+        policy, computed = score(model, micro or batch[:1], device)
+        if not micro:
+            rows = policy[None, :1] * 0
+            weight, computed = rows.new_zeros(1), 0
+        elif objective == "sft":
+            rows, weight = -policy[None], policy.new_tensor([e.weight for e in micro])
+        else:
+            weight = policy.new_tensor([e.weight for e in micro])
+            reference = policy.new_tensor(list(zip(*(e.reference for e in micro)))).flatten()
+            loss, margin = step_dpo_loss(policy, reference, beta)
+            rewards = (beta * (policy - reference)).chunk(2)
+            rows = torch.stack([loss, *rewards, (margin > 0).float(), margin, *policy.chunk(2)])
+        means = (rows * weight).sum(1) / total
+        if torch.is_grad_enabled():
+            (means[0] * world).backward()
+        sums[:len(means)] += means.detach()
+        sums[-1] += computed
+    dist.all_reduce(sums)
+    *means, computed = sums.tolist()
+    return dict(zip(METRICS[objective], means)), int(computed)
+
+
+def measure(model, examples, objective, beta, budget, mesh):
+    """METRICS of held-out examples, as eval_… records."""
+    import torch
+    with torch.no_grad():
+        means, _ = run_batch(model, examples, objective, beta, budget, mesh)
+    return {f"eval_{name}": value for name, value in means.items()}
+
+
+def fingerprint(*parts):
+    """16 hex digits that stand for examples, model folders and plain values."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str) and os.path.isdir(part):
+            files = sorted(glob.glob(os.path.join(part, "*.safetensors")) + [os.path.join(part, "config.json")])
+            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+        elif isinstance(part, list):
+            for example in part:
+                for ids, start in example.sequences:
+                    digest.update(ids.tobytes() + b"%d;" % start)
+            part = [(example.weight, example.reference) for example in part]
+        digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def add_references(examples, path, key, load, budget, mesh):
+    """Examples with the log-probs of the reference model, which `load()` gives, kept beside `path` for the next run."""
+    import torch
+    import torch.distributed as dist
+    cache = f"{path}.reference-{key}.json"
+    stored = [None]
+    if mesh.get_rank() == 0 and os.path.exists(cache):
+        stored = [json.load(open(cache))]
+    dist.broadcast_object_list(stored)
+    if stored[0] is None:
+        say(f"{path}: asking the reference model")
+        model, device = load(), torch.device(mesh.device_type)
+        place = {id(example): i for i, example in enumerate(examples)}
+        logps = torch.zeros(len(examples), 2, device=device)
+        with torch.no_grad():
+            for at in range(0, len(examples), 1024):
+                for micro in split_batch(examples[at:at + 1024], budget, mesh.size())[mesh.get_rank()::mesh.size()]:
+                    answer, _ = score(model, micro or examples[:1], device)
+                    logps[[place[id(example)] for example in micro]] = answer.view(2, -1).T[:len(micro)]
+        dist.all_reduce(logps)
+        stored = [logps.tolist()]
+        if mesh.get_rank() == 0:
+            write_aside(cache, json.dumps(stored[0]))
+    return [example._replace(reference=tuple(logps)) for example, logps in zip(examples, stored[0])]
+
+
+def write_aside(path, text):
+    """Write a file so that a killed run leaves the old one or the new one."""
+    try:
+        with open(path + ".new", "w") as file:
+            file.write(text)
+        os.replace(path + ".new", path)
+    except OSError as error:  # a read-only data folder costs only the next run's time
+        say(f"{path}: {error.strerror}; going on without it")
+
+
+def batch_at(step, examples, batch_size, seed):
+    """The batch of a step, from the seed and the step alone, so that resuming and re-sharding see the same."""
+    epoch, place = divmod(step, -(-len(examples) // batch_size))
+    return [examples[i] for i in shuffled(len(examples), seed, epoch)[place * batch_size:(place + 1) * batch_size]]
+
+
+@functools.lru_cache(1)
+def shuffled(count, seed, epoch):
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def learning_rate(step, steps, peak, schedule, warmup):
+    """The rate of step 0 … steps − 1: linear warm-up over a share of the steps, then the schedule, towards 0."""
+    warm = math.ceil(warmup * steps)
+    if step < warm:
+        return peak * (step + 1) / (warm + 1)
+    done = (step - warm) / max(steps - warm, 1)
+    return peak * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
+
+
+def make_optimizer(model, lr, weight_decay):
+    """AdamW; biases and norms do not decay."""
+    import torch
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
+              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def checkpoints(out):
+    """(step, folder) of the whole checkpoints in OUT, oldest first."""
+    found = [(int(path.rsplit("-", 1)[1]), path) for path in glob.glob(os.path.join(out, "checkpoint-*"))
+             if path.rsplit("-", 1)[1].isdigit()]
+    return sorted(found)
+
+
+def save_checkpoint(out, model, optimizer, progress, settings):
+    """Write OUT/checkpoint-STEP aside, then rename it; keep the last two."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    aside = os.path.join(out, "checkpoint-unfinished")
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    dist.barrier()
+    dcp.save({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=aside)
+    if dist.get_rank() == 0:
+        with open(os.path.join(aside, "run.json"), "w") as file:
+            json.dump({"progress": progress, "settings": settings}, file, indent=1)
+        os.replace(aside, os.path.join(out, f"checkpoint-{progress['step']}"))
+        for _, path in checkpoints(out)[:-2]:
+            shutil.rmtree(path)
+    dist.barrier()
+
+
+def load_checkpoint(out, model, optimizer, settings):
+    """Take up the last checkpoint in OUT, if there is one. Returns its progress, or None."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+    if not checkpoints(out):
+        return None
+    path = checkpoints(out)[-1][1]
+    with open(os.path.join(path, "run.json")) as file:
+        run = json.load(file)
+    other = [name for name in settings if run["settings"].get(name) != settings[name]]
+    if other:
+        raise UserError(f"{path}: made with another {', '.join('--' + name.replace('_', '-') for name in other)}; "
+                        "resume with the same or name another --out", 2)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()  # makes the moments, into which the stored ones are read in place, as the weights are
+    optimizer.zero_grad()
+    dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
+    say(f"{path}: going on")
+    return run["progress"]
+
+
+def prepare_out(out, resume):
+    """Make OUT. UserError when it holds a run that --resume does not ask for."""
+    if os.path.exists(os.path.join(out, "metrics.jsonl")) and not resume:
+        raise UserError(f"{out}: holds a run; go on with --resume or name another --out", 2)
+    try:
+        os.makedirs(out, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
+
+
+def open_log(out, step):
+    """log(record) appends to OUT/metrics.jsonl, cut back to `step`, from one process."""
+    if os.environ.get("RANK", "0") != "0":
+        return lambda record: None
+    path, old = os.path.join(out, "metrics.jsonl"), []
+    if step:
+        with open(path) as file:
+            old = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_aside(path, "".join(old))
+    file = open(path, "a")
+
+    def log(record):
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        # here is the place for wandb.log(record, step=record["step"])
+    return log
+
+
+def check_flags(args):
+    """UserError for numbers that no run can use."""
+    for name, low, high in (("beta", 1e-9, 1e9), ("lr", 0, 1e3), ("warmup", 0, 1), ("epochs", 1, 1 << 30),
+                            ("max_steps", 0, 1 << 40), ("batch_size", 1, 1 << 30), ("save_every", 0, 1 << 40),
+                            ("eval_every", 0, 1 << 40), ("tokens_per_micro_batch", 1, 1 << 40),
+                            ("weight_decay", 0, 1e3), ("clip", 0, 1e9), ("max_length", 2, 1 << 40)):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
+    for path in (args.pairs, args.eval_pairs):
+        if path == "-":
+            raise UserError("--pairs -: every process reads the file, and the next run again; write it to disk first", 2)
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flag = parser.add_argument
+    flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
+    flag("--pairs", required=True, metavar="FILE", help="JSONL rows to train on")
+    flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
+    flag("--out", required=True, metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go")
+    flag("--objective", choices=list(REQUIRED), default="step-dpo", help="what is compared: steps, whole answers; or imitate")
+    flag("--reference", help="model that log-probs are compared to (default: --model as it comes)")
+    flag("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
+    flag("--beta", type=float, default=0.4, help="inverse temperature of the KL to the reference")
+    flag("--lr", type=float, default=5e-7, help="peak learning rate of AdamW")
+    flag("--schedule", choices=["cosine", "linear", "constant"], default="cosine", help="of the rate after warm-up")
+    flag("--warmup", type=float, default=0.1, help="share of the steps in which the rate rises")
+    flag("--epochs", type=int, default=8, help="passes over the rows; the paper's 8 is for 7B, 4 above 30B")
+    flag("--max-steps", type=int, default=0, help="optimizer steps, whatever the epochs; 0: epochs decide")
+    flag("--batch-size", type=int, default=128, help="pairs (sft: answers) per optimizer step, over all processes")
+    flag("--tokens-per-micro-batch", type=int, default=4096, help="distinct tokens a process computes at once")
+    flag("--max-length", type=int, help="drop rows of more tokens (default: the model's context)")
+    flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
+    flag("--clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
+    flag("--seed", type=int, default=0, help="of the order of rows, and of random weights")
+    flag("--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; 0: none")
+    flag("--eval-every", type=int, default=0, metavar="STEPS", help="steps between measurements; 0: first and last")
+    flag("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+    args = parser.parse_args(argv)
+    check_flags(args)
+    return args
+
+
+def read_pairs(args, mesh, config, folder):
+    """(pairs, held-out pairs) of the command line, less those dropped, which go to OUT/dropped.jsonl."""
+    tokenizer, context = load_tokenizer(folder), getattr(config, "max_position_embeddings", None) or math.inf
+    limit = min(args.max_length or math.inf, context)
+    kept, dropped = [], []
+    for path in filter(None, (args.pairs, args.eval_pairs)):
+        examples, lost = load_examples(path, tokenizer, args.objective, args.prompt, limit, config.vocab_size)
+        kept.append(examples)
+        dropped += lost
+    if mesh.get_rank() == 0:
+        with open(os.path.join(args.out, "dropped.jsonl"), "wb") as file:
+            file.writelines(map(format_row, dropped))
+    return kept[0], kept[1] if args.eval_pairs else []
+
+
+def fit(args, model, pairs, held_out, mesh, settings):
+    """The loop over optimizer steps: a batch's loss and gradients, clip, step; metrics and checkpoints on the way."""
+    import torch
+    from tqdm import tqdm
+    how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
+    progress = {"step": 0, "num_tokens": 0, "computed_tokens": 0}
+    if args.resume:
+        progress = load_checkpoint(args.out, model, optimizer, settings) or progress
+    per_epoch = -(-len(pairs) // args.batch_size)
+    steps, start = args.max_steps or args.epochs * per_epoch, progress["step"]
+    log = open_log(args.out, start)
+    if held_out and not start:
+        log({"step": 0, "epoch": 0.0, **measure(model, held_out, *how)})
+    bar = tqdm(range(start, steps), desc="train", initial=start, total=steps, disable=mesh.get_rank() > 0 or None)
+    for step in bar:
+        batch, rate = batch_at(step, pairs, args.batch_size, args.seed), learning_rate(step, steps, args.lr, args.schedule, args.warmup)
+        means, computed = run_batch(model, batch, *how)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        progress = {"step": step + 1, "computed_tokens": progress["computed_tokens"] + computed,
+                    "num_tokens": progress["num_tokens"] + sum(len(ids) for e in batch for ids, _ in e.sequences)}
+        where = {"step": step + 1, "epoch": (step + 1) / per_epoch}
+        log({**where, **means, "grad_norm": norm, "learning_rate": rate, **progress})
+        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+        if held_out and (step + 1 == steps or args.eval_every and (step + 1) % args.eval_every == 0):
+            log({**where, **measure(model, held_out, *how)})
+        if args.save_every and (step + 1) % args.save_every == 0:
+            save_checkpoint(args.out, model, optimizer, progress, settings)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    prepare_out(args.out, args.resume)
+    with processes(args.device) as mesh:
+        folder = find_model(args.model)
+        config = load_config(folder)
+        pairs, held_out = read_pairs(args, mesh, config, folder)
+        model = load_model(folder, config, mesh, args.seed)
+        if args.objective != "sft":
+            other = args.reference and find_model(args.reference)
+
+            def reference():
+                return load_model(other, load_config(other), mesh, args.seed) if other else model
+
+            def ask(examples, path):
+                key = fingerprint(examples, other or folder, args.seed, mesh.device_type)
+                return add_references(examples, path, key, reference, args.tokens_per_micro_batch, mesh)
+
+            pairs, held_out = ask(pairs, args.pairs), held_out and ask(held_out, args.eval_pairs)
+        settings = {name: getattr(args, name) for name in TRAJECTORY}
+        settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
+        fit(args, model, pairs, held_out, mesh, settings)
+        export(model, config, folder, args.out)
+
+
+if __name__ == "__main__":
+    run_main(main)
