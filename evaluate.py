@@ -70,23 +70,26 @@ def sampling_record(args):
 class Policy:
     """The model under --model, opened when it is first asked: `await policy.ask(problem, solution, seed)`."""
     def __init__(self, args):
-        self.args, self.engine = args, None
+        self.args, self.tokenizer, self.engine = args, None, None
         self.width = args.concurrency if args.base_url else 4 * args.batch_size  # units that keep it busy
 
     async def ask(self, problem, solution, seed):
         """Continue `solution`, the beginning of an answer to `problem`; returns the Reply to what came after it."""
-        args = self.args
-        if self.engine is None:
-            if not args.model:
+        if self.tokenizer is None:
+            if not self.args.model:
                 raise UserError("no --model: rows without a 'completion' need one to ask", 2)
-            self.tokenizer = load_tokenizer(args.tokenizer or args.model)
-            stop = stop_strings(args.prompt)
-            how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
-            if args.base_url:
-                self.engine = completion_server(args.base_url, args.model, self.tokenizer, stop, args.concurrency, how)
-            else:
-                self.engine = local_engine(args.model, self.tokenizer, stop, args.batch_size, args.device, how)
-        return await self.engine(render_prompt(self.tokenizer, problem, args.prompt, solution), seed)
+            self.tokenizer = load_tokenizer(self.args.tokenizer or self.args.model)
+        text = render_prompt(self.tokenizer, problem, self.args.prompt, solution)
+        if self.engine is None:
+            self.engine = self.open()
+        return await self.engine(text, seed)
+
+    def open(self):
+        args, stop = self.args, stop_strings(self.args.prompt)
+        how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
+        if args.base_url:
+            return completion_server(args.base_url, args.model, self.tokenizer, stop, args.concurrency, how)
+        return local_engine(args.model, self.tokenizer, stop, args.batch_size, args.device, how)
 
 
 # --------------------------------------------------------------------------------- sampling: local model
@@ -365,7 +368,7 @@ def majority_right(samples):
     votes = []  # [answer, count, correct]
     for pred, correct in samples:
         for vote in votes:
-            if pred is not None and (pred == vote[0] or same_answer(pred, vote[0])):
+            if None not in (pred, vote[0]) and same_answer(pred, vote[0]):
                 vote[1] += 1
                 break
         else:

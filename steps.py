@@ -159,8 +159,8 @@ def find_steps(completion, split=None):
         headers = find_headers(completion)
         if headers or split == "headers":
             return headers, "headers"
-    starts = [match.end() for match in re.finditer(r"(?:\A|\n[ \t]*\n)\s*(?=\S)", completion)]
-    return [(start, start) for start in starts], "paragraphs"
+    starts = [match.end() for match in re.finditer(r"(?:\A|\n[ \t]*\n)\s*", completion)]
+    return [(start, start) for start in starts if start < len(completion)], "paragraphs"
 
 
 def split_steps(completion):
@@ -485,8 +485,8 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
         """Wait until fewer than `limit` units are in flight; what one of them raises ends the run."""
         while tasks and len(tasks) >= limit:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            tasks.difference_update(done)
             for task in done:
+                tasks.discard(task)
                 task.result()
 
     async def feed():
@@ -516,11 +516,15 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
     intake = asyncio.create_task(feed())
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:
-        await intake
-    except asyncio.CancelledError:
-        pass
-    await settle(1)
-    bar.close()
+        await asyncio.wait({intake})
+        if not intake.cancelled():
+            intake.result()
+        await settle(1)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        bar.close()
     if faults:
         raise faults[0]
     if count["given up"]:
