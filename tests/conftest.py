@@ -53,10 +53,11 @@ def make_tokenizer(folder, texts, template=True):
     return tokenizer
 
 
-PROBLEMS = [{"id": f"sum-{a}-{b}", "dataset": "sums", "level": f"Level {1 + a % 3}", "answer": str(a + b),
-             "prompt": f"What is {a} plus {b}?",
-             "solution": f"Let's think step by step.\nStep 1: We add {a} and {b}.\nStep 2: {a} + {b} = {a + b}.\n"
-                         f"The answer is: {a + b}"} for a in range(2, 8) for b in range(2, 8)]
+PROBLEMS = [{"id": f"sum-{a}-{b}-{c}", "dataset": "sums", "level": f"Level {1 + a % 3}", "answer": str(a + b + c),
+             "prompt": f"What is {a} plus {b} plus {c}?",
+             "solution": f"Let's think step by step.\nStep 1: First {a} + {b} = {a + b}.\n"
+                         f"Step 2: Then {a + b} + {c} = {a + b + c}.\nThe answer is: {a + b + c}"}
+            for a in (2, 5, 8) for b in (3, 4, 6, 7) for c in (2, 5, 9)]
 
 
 def make_model(folder, template=True, **config):
@@ -90,7 +91,7 @@ def taught_model(tmp_path_factory):
     pairs = folder / "sft.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
     subprocess.run([sys.executable, ROOT / "train.py", "--objective", "sft", "--model", folder / "start", "--pairs", pairs,
-                    "--out", folder / "sft", "--lr", "3e-3", "--epochs", "40", "--batch-size", "12"], check=True,
+                    "--out", folder / "sft", "--lr", "3e-3", "--epochs", "60", "--batch-size", "6"], check=True,
                    capture_output=True)
     return str(folder / "sft")
 
