@@ -7,9 +7,9 @@ What cannot be read is compared as text. Caps on length, depth, digits and opera
 
 Conventions. 50% is the number 50, not 0.5. A unit (currency, %, degrees, words, the base in 12_8) matters only if the
 other answer has another one. Lists and sets are unordered, tuples ordered, the brackets of intervals matter. A decimal
-that rounds to a gold decimal of fewer digits is right, and so is one of ten digits or more for what it rounds; 0.33 for
-1/3 is not. x = 5 equals 5, x < 2 equals (-oo, 2). log is the natural one, odd roots of negative numbers are real,
-"1,234" is one number and "1, 234" are two, 3:2 is 3/2. To grade another domain, replace this file.
+that rounds to a gold decimal of fewer digits is right, and one of ten digits or more is what it rounds; 0.33 is not
+1/3. x = 5 equals 5, x < 2 equals (-oo, 2). log is the natural one, odd roots of negative numbers are real, 3:2 is 3/2,
+"1,234" is one number, "1, 234" are two. To grade another domain, replace this file.
 """
 import functools
 import math
@@ -26,7 +26,8 @@ MAX_WORK = 2500  # operations in one comparison
 # ---------------------------------------------------------------------------------------------------------
 # extraction
 
-BOX = re.compile(r"\\f?box(?:ed)?(?![a-z])\s*|\bboxed(?=\()")
+BALANCED = functools.reduce(lambda inner, _: rf"(?:\\.|[^{{}}\\]|\{{{inner}\}})*", range(8), "")
+BOX = re.compile(rf"\\f?box(?:ed)?(?![a-z])\s*(?:\{{({BALANCED})\}}|([^\s${{}}]+))|boxed\(([^()]*)\)", re.S)
 BOX_GAP = re.compile(r"[\s$\\()]*(?:[,;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})[\s$\\(),]*(?:and\b|or\b)?[\s$\\()]*")
 PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|equals|"
                     r"(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
@@ -43,31 +44,23 @@ def extract_answer(completion: str) -> str | None:
 
 
 def last_boxed(text):
-    found, after = [], None
-    for start, end in [m.span() for m in BOX.finditer(text)][:-20:-1]:
-        content = re.match(r"[^\s$]*", text[end:end + 100])[0]
-        depth, stop = 0, end + len(content)
-        if content[:1] in ("{", "("):
-            for m in re.finditer(r"\\.|[{}()]", text[end:end + 3000]):
-                depth += {content[0]: 1, {"{": "}", "(": ")"}[content[0]]: -1}.get(m[0], 0)
-                if depth == 0:
-                    content, stop = text[end + 1:end + m.start()], end + m.end()
-                    break
-        if found and not BOX_GAP.fullmatch(text[stop:after]):
+    starts = [m.start() for m in re.finditer(r"\\f?box|\bboxed\(", text)][-20:]
+    boxes = [m for m in (BOX.match(text, start, start + 3000) for start in starts) if m and tidy(m[m.lastindex])]
+    last = boxes[-1:]
+    for box in boxes[-2::-1]:
+        if not BOX_GAP.fullmatch(text[box.end():last[0].start()]):
             break
-        if tidy(content) and depth == 0:
-            found, after = [tidy(content), *found], start
-    return ", ".join(found)
+        last.insert(0, box)
+    return ", ".join(tidy(m[m.lastindex]) for m in last)
 
 
 def last_phrase(text):
     for m in [*PHRASE.finditer(text)][:-5:-1]:
         rest = text[m.end():m.end() + 3000].lstrip(" \t\n:*_")
         block = re.match(r"(?:\$\$|\\\[)(.+?)(?:\$\$|\\\])", rest, re.S)
-        sentence = block[1] if block else rest[:SENTENCE_END.search(rest + "\n").start()]
-        answer = tidy(sentence)
+        answer = tidy(block[1] if block else rest[:SENTENCE_END.search(rest + "\n").start()])
         if answer:
-            return len(re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)) > 4 and last_formula(sentence) or answer
+            return len(re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)) > 4 and last_formula(answer) or answer
     return None
 
 
@@ -75,7 +68,7 @@ def last_formula(text):
     """The whole text, or what follows its last "is", if that can be read; else its last formula or number."""
     last = text.strip().rpartition("\n")[2][-300:]
     for part in (last if last == text.strip() else "", re.split(r"\b(?:is|are|equals|be|get)\b:?", "is" + last)[-1]):
-        if choice(part) or part.strip() and read(part)[0] not in ("text", "seq"):
+        if choice(part) or tidy(part) and read(part)[0] not in ("text", "seq"):
             return tidy(part)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
@@ -96,17 +89,16 @@ def table(text):
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
 
 
-def nfkc(text):
+def normal(text):
     return unicodedata.normalize("NFKC", text)
 
 
 def in_ascii(m):
     """A digit of any script as 0-9, a Greek letter as its command, any other letter as it is."""
-    if m[0].isdecimal():
-        return str(unicodedata.decimal(m[0]))
     words = unicodedata.name(m[0], "").split()
-    greek = words[:1] == ["GREEK"] and words[-2] == "LETTER"
-    return f"\\{words[-1].lower() if words[1] == 'SMALL' else words[-1].title()} " if greek else m[0]
+    if words[:1] == ["GREEK"] and words[-2] == "LETTER":
+        return f"\\{words[-1].lower() if words[1] == 'SMALL' else words[-1].title()} "
+    return str(unicodedata.decimal(m[0], m[0]))
 
 
 def quote(m):
@@ -115,18 +107,24 @@ def quote(m):
     return f' "{words}" ' if re.fullmatch(r"(?!and$|or$)[A-Za-z][A-Za-z.' /-]*", words) else f" {m[1]} "
 
 
+def odd_dollar(text):
+    """A dollar sign without a partner is a currency."""
+    odd = len(re.findall(r"(?<!\\)\$", text)) % 2
+    return re.sub(r"(?<!\\)\$(?=\s*[\d.])", r"\\$", text, count=1) if odd else text
+
+
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/",
-    "√": " sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": "<=", "⩽": "<=", "≥": ">=", "⩾": ">=", "≠": "!=", "≈": r"\approx ",
-    "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⌊": r"\lfloor ", "~": " ",
+    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/", "~": " ",
+    "√": " sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": "<=", "⩽": "<=", "≥": ">=", "⩾": ">=", "≠": "!=", "∪": r"\cup ",
+    "≈": r"\approx ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⌊": r"\lfloor ",
     "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")", "’": "'", "‖": "|", "∣": "|", "\f": r"\f", "\b": r"\b"})
-BEFORE_NFKC = [
-    (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(nfkc(m[0]).split("⁄"))),
-    (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{%s}" % nfkc(m[0])), (r"[₀-₉]+", lambda m: "_{%s}" % nfkc(m[0]))]
 REWRITES = [
-    (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
+    (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(normal(m[0]).split("⁄"))),
+    (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{%s}" % normal(m[0])), (r"[₀-₉]+", lambda m: "_{%s}" % normal(m[0])),
+    (r"(?s).+", lambda m: normal(m[0]).translate(SYMBOLS)), (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
     (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"),  # a reader of JSON took the \t of \text for a tab
-    (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
+    (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*", lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),  # escaped twice
+    (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"), (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|"
      r"math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?", " "),
     (r"\\[dtc]frac", r"\\frac"), (r"(\\\\)\s*\[[\d.]+[a-z]+\]", r"\1"), (r"(?<!\\)\\[()\[\]]", " "),
@@ -134,6 +132,7 @@ REWRITES = [
     (r"(?<!\\)\\[,;:! ]|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\^\s*\{?\\prime\}?", "'"),
     (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
+    (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"\|([^|]+)\|", r" \\abs{\1}"),
     (r"\\l(floor|ceil)\b", r"\\\1{"), (r"\\r(floor|ceil)\b", "}"), (r"\^\s*\{?\s*\\circ\b\s*\}?|\\degree\b", ' "deg" '),
     (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
@@ -141,14 +140,14 @@ REWRITES = [
     (r"\\(begin|end)\s*\{[pbB]?(?:small)?matrix\}", r"\\\1 "),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
     (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
-    (r"^([^$]*(?:\$[^$]*\$[^$]*)*)(?<!\\)\$(?=\s*[\d.][^$]*$)", r"\1\\$"), (r"(?<!\\)\$", " "),  # an odd $ is a dollar
+    (r"(?s).+", lambda m: odd_dollar(m[0])), (r"(?<!\\)\$", " "),
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
     (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
     (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
-    (r"(?<=\d)(?:\s+([mgshLKC])|\s*([NJWV]))$", r' "\1\2"'), (r"(\\\$|[€£¥₹]|\bRs\.?)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"\s+", " ")]
+    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?)\s*([\d.,]*\d)", r"\2 \1 "), (r"\s+", " ")]
+REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
 SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  >= \ge \geq \geqslant  < \lt  > \gt
-    != \ne \neq  = == := \equiv \in  ~ \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
+    != \ne \neq  = == := \equiv \in \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
     , ; and or \cup \lor \vee \land \wedge \quad \qquad \\  % \% percent percentage  "dollar" \$ dollar dollars usd
     "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen
     \infty inf infinity oo  \emptyset \varnothing  \phi \varphi phi  \epsilon \varepsilon  \sqrt sqrt  \abs abs
@@ -168,19 +167,14 @@ TOKEN = re.compile(rf'\s*({NUMBER}\\overline\s*\{{\d+\}}|{NUMBER}(?:[eE][+-]?\d+
                    r"|\*\*|[<>=!:]=|=<|\S)")
 
 
-def spell(text, thousands):
+def spell(text):
     """One spelling for what has many: unicode, LaTeX spacing and styles, currency, text, grouped thousands."""
-    for pattern, new in BEFORE_NFKC:
-        text = re.sub(pattern, new, text)
-    text = nfkc(text).translate(SYMBOLS)
-    if r"\begin" not in text or r"\\begin" in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)  # escaped twice
     for pattern, new in REWRITES:
-        text = re.sub(pattern, new, text)
+        text = pattern.sub(new, text)
 
     def ungroup(m):  # within brackets a comma parts numbers, unless a group such as 000 proves the contrary
         inside = sum(text.count(b, 0, m.start()) for b in "([") > sum(text.count(b, 0, m.start()) for b in ")]")
-        return re.sub("[, ]", "", m[0]) if re.search("[, ]0", m[0]) or thousands and not inside else m[0]
+        return m[0] if inside and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])
     return re.sub(r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", ungroup, text.strip())
 
 
@@ -202,17 +196,17 @@ def tokenize(text):
     return [" end", *tokens[::-1]]
 
 
-def read(text, thousands=True):
+def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     if len(text) > MAX_CHARS:
         return "text", text
-    text = spell(text, thousands)
+    text = spell(text)
     word = re.fullmatch(r"[A-Za-z][A-Za-z' -]+", text) and " and " not in text and text.lower() not in SAME
     try:
         if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text):
             raise ValueError("a word, not a product of letters")
         tokens = tokenize(text)
-        items = spread(listing(tokens, 0))
+        items = listing(tokens, 0)
         if tokens != [" end"]:
             raise ValueError(tokens[-1])
         return items[0] if len(items) == 1 else ("seq", "", "", items)
@@ -226,9 +220,8 @@ def read_number(text: str) -> Fraction | None:
     node = read(text)
     node = node[1] if node[0] == "unit" else node
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
-    if node[0] == "/" and node[1][0] == node[2][0] == "num" and node[2][1]:
-        return sign * node[1][1] / node[2][1]
-    return sign * node[1] if node[0] == "num" else None
+    (x, _), (y, _) = map(decimal, node[1:] if node[0] == "/" else (node, ("num", 1, 0)))
+    return sign * x / y if x is not None and y else None
 
 # ---------------------------------------------------------------------------------------------------------
 # reading: tokens -> tree, by recursive descent. Trees are
@@ -237,44 +230,35 @@ def read_number(text: str) -> Fraction | None:
 
 
 def listing(tokens, depth):
-    items = [item(tokens, depth)]
-    while tokens[-1] in (",", "&"):
-        tokens.pop()
-        if tokens[-1] not in (" end", ",", "&"):
+    """Items between commas, two for one that holds a plus-minus."""
+    items = []
+    while not items or tokens[-1] in (",", "&"):
+        if items:
+            tokens.pop()
+        if not items or tokens[-1] not in (" end", ",", "&"):
             items.append(item(tokens, depth))
-    return items
-
-
-def spread(items):
-    """Two items for one that holds a plus-minus."""
-    def choose(node, sign):
-        if node[:1] == ("pm",):
-            return choose(node[2], sign) if node[1] == sign else ("neg", choose(node[2], sign))
-        return tuple(choose(part, sign) if isinstance(part, tuple) else part for part in node)
     return tuple(choose(x, sign) for x in items for sign in ((1, -1) if "'pm'" in repr(x) else (1,)))
 
 
+def choose(node, sign):
+    if node[:1] == ("pm",):
+        return choose(node[2], sign) if node[1] == sign else ("neg", choose(node[2], sign))
+    return tuple(choose(part, sign) if isinstance(part, tuple) else part for part in node)
+
+
 def item(tokens, depth):
-    """A quantity, or a chain of them joined by = < > and their like."""
-    sides, signs = [quantity(tokens, depth)], []
-    while tokens[-1] in ("=", "<", ">", "<=", ">=", "!=", "~"):
-        signs.append(tokens.pop())
-        sides.append(quantity(tokens, depth))
-    if "~" in signs:  # what stands before an approximation is exact
-        cut = signs.index("~") if not is_label(sides[0]) else (signs[1:] + ["~"]).index("~") + 1
-        signs, sides = signs[:cut], sides[:cut + 1]
-    return ("rel", tuple(s.replace("~", "=") for s in signs), tuple(sides)) if signs else sides[0]
-
-
-def quantity(tokens, depth):
-    """An expression with its unit, or words."""
-    if len(tokens[-1]) > 3 and tokens[-1][0] == '"':
-        return "text", unit(tokens)
-    node = parse(tokens, depth)
-    words = unit(tokens)
-    if node[0] in ("deg", "unit"):
-        node, words = node[1], " ".join(node[2:] or ("deg",)) + (words and " " + words)
-    return ("unit", node, words) if words else node
+    """An expression with its unit, or words, or a chain of these joined by = < > and their like."""
+    sides, signs = [], []
+    while len(sides) == len(signs):
+        words = len(tokens[-1]) > 3 and tokens[-1][0] == '"'
+        node = ("text",) if words else parse(tokens, depth)
+        marks = unit(tokens)
+        if node[0] in ("deg", "unit"):
+            node, marks = node[1], " ".join([*(node[2:] or ["deg"]), marks]).strip()
+        sides.append((*node, marks) if words else ("unit", node, marks) if marks else node)
+        if tokens[-1] in ("=", "<", ">", "<=", ">=", "!="):
+            signs.append(tokens.pop())
+    return ("rel", tuple(signs), tuple(sides)) if signs else sides[0]
 
 
 def unit(tokens):
@@ -302,63 +286,56 @@ def subscript(tokens):
 
 
 def level(token):
-    """How tightly what follows an operand binds: sums 1, products 2, implicit products 3, powers 4, marks 5."""
-    if token in ("+", "-", r"\pm", r"\mp", "*", "/", "^", "!", "_"):
-        return {"*": 2, "/": 2, "^": 4, "!": 5, "_": 5}.get(token, 1)
-    if UNITS.get(token.strip('"')) == "deg":
-        return 5
-    return 2.2 if token in FUNCTIONS or token == "(" else 3 if token[0].isalnum() or token[0] == "." or \
-        token in ("[", "{") or token in NAMES or token in PREFIXES else 0
+    """How tightly what follows an operand binds: sums 1, products 2, products without a sign 3, powers 4, marks 5."""
+    if token in LEVELS:
+        return LEVELS[token]
+    if token in FUNCTIONS or token[0].isalnum() or token[0] in "." or token in NAMES or token in PREFIXES:
+        return 2.2 if token in FUNCTIONS else 3
+    return 5 if UNITS.get(token.strip('"')) == "deg" else 0
+
+
+LEVELS = {"+": 1, "-": 1, r"\pm": 1, r"\mp": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, "_": 5}
 
 
 def parse(tokens, depth, above=0):
     """An expression of all operators that bind more tightly than `above`."""
-    if tokens[-1] in ("+", "-", r"\pm", r"\mp") and depth < MAX_DEPTH:
+    if level(tokens[-1]) == 1 and depth < MAX_DEPTH:
         sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, 2))
         node = {"+": node, "-": ("neg", node), r"\pm": ("pm", 1, node), r"\mp": ("pm", -1, node)}[sign]
     else:
         node = atom(tokens, depth)
-    while level(tokens[-1]) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
-        token = tokens[-1]
-        binding = level(token)
-        if binding in (2, 4, 5):
-            tokens.pop()
-        if binding == 1:
-            node = joined("+", node, parse(tokens, depth, 1))
-        elif token == "/":
-            depth += 1  # bounds the chain a/b/c
-            node = joined("/", node, parse(tokens, depth, 3))
-        elif token == "^":
-            node = joined("^", node, parse(tokens, depth + 1, 3.5))
-        elif token == "_":
+    while (binding := level(tokens[-1])) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
+        operator = tokens.pop() if binding in (2, 4, 5) else {1: "+"}.get(binding, "")
+        if operator == "_":
             node = ("unit", node, "base " + subscript(tokens))
         elif binding == 5:
-            node = joined("!" if token == "!" else "deg", node)
-        elif binding == 2:
-            node = joined("*", node, parse(tokens, depth, 3))
+            node = joined("!" if operator == "!" else "deg", node)
+        elif operator:
+            depth += operator in "/^"  # bounds the chain a/b/c
+            node = joined(operator, node, parse(tokens, depth, {"+": 1, "^": 3.5}.get(operator, 3)))
         else:
-            node = juxtaposed(node, parse(tokens, depth, 3), tokens, depth)
+            node = product(node, parse(tokens, depth, 3), tokens, depth)
     return node
 
 
 def joined(operator, *parts):
     if any(part[0] in ("unit", "text", "rel") for part in parts):
         raise ValueError("no arithmetic")
-    first = parts[0][1:] if parts[0][0] == operator in ("+", "*") else parts[:1]  # a flat sum is not deep
+    first = parts[0][1:] if parts[0][0] == operator in ("+", "*") else parts[:1]  # long sums stay flat
     return (operator, *first, *parts[1:])
 
 
-def juxtaposed(left, right, tokens, depth):
-    """A product without a sign, or a mixed number: 1 3/4, 1\\frac34. No other two numbers stand side by side."""
-    last = left[-1] if left[0] == "*" else left
+def product(left, right, tokens, depth):
+    r"""A product without a sign, or a mixed number: 1 3/4, 1\frac34. No other two numbers stand side by side."""
+    *rest, last = left[1:] if left[0] == "*" else (left,)
     if last[0] == right[0] == "num":
         if tokens.pop() != "/":
             raise ValueError("two numbers")
         right = ("/", right, parse(tokens, depth, 3))
-    if [last[0], right[0], *(x[0] for x in right[1:] if right[0] == "/")] == ["num", "/", "num", "num"]:
+    if last[0] == "num" and right[0] == "/" and right[1][0] == right[2][0] == "num":
         if last[1].denominator == 1 and 0 < right[1][1] < right[2][1]:
             mixed = ("num", last[1] + right[1][1] / right[2][1], None)
-            return (*left[:-1], mixed) if left[0] == "*" else mixed
+            return ("*", *rest, mixed) if rest else mixed
     return joined("*", left, right)
 
 
@@ -377,88 +354,82 @@ def atom(tokens, depth):
     name = token.strip('"')
     if token not in NAMES and not (len(name) == 1 and name.isalpha()):
         raise ValueError(token)
-    if tokens[-1] == "_":
-        tokens.pop()
-        name += "_" + subscript(tokens)
-    while tokens[-1] == "'":
-        name += tokens.pop()
+    while tokens[-1] in ("_", "'"):
+        mark = tokens.pop()
+        name += mark + (subscript(tokens) if mark == "_" else "")
     return "name", name
 
 
 def number(token):
-    whole, _, repeated = token.partition(r"\overline")
+    whole, _, repeated = token.rstrip(" }").replace("{", "").partition(r"\overline")
     mantissa, _, exponent = whole.lower().partition("e")
     places = len(mantissa.partition(".")[2])
     if len(exponent) > 4:
         raise ValueError(token)
-    if repeated:
-        repeated = repeated.strip(" {}")
-        return "num", Fraction(whole) + Fraction(int(repeated), 10**places * (10**len(repeated) - 1)), None
-    return "num", Fraction(whole), None if exponent else places
+    more = Fraction(int(repeated), 10**places * (10**len(repeated.strip()) - 1)) if repeated else 0
+    return "num", Fraction(whole) + more, None if exponent or repeated else places
 
 
 def bracket(tokens, depth, opener):
     """What stands in brackets: one expression, a tuple, an interval, a set, a matrix (a tuple of its rows)."""
     closers = {"(": ")]", "[": ")]", "{": "}", r"\{": r"\}", r"\begin": r"\end"}[opener]
     if opener == r"\begin":
-        rows, row = [], []
+        rows = [[]]
         while tokens[-1] != closers:
-            row.append(parse(tokens, depth))
-            if tokens[-1] != "&":
-                rows, row = [*rows, ("seq", "(", ")", tuple(row)) if row[1:] else row[0]], []
+            rows[-1].append(parse(tokens, depth))
+            if tokens[-1] == ",":
+                rows.append([])
             if tokens[-1] in ("&", ","):
                 tokens.pop()
         tokens.pop()
-        return "seq", "(", ")", tuple(rows)
-    items = [] if tokens[-1] == closers else listing(tokens, depth)
+        return "seq", "(", ")", tuple(("seq", "(", ")", tuple(row)) if row[1:] else row[0] for row in rows if row)
+    items = () if tokens[-1] == closers else listing(tokens, depth)
     closer = tokens.pop()
-    if closer not in closers:
+    if closer not in closers or len(items) < 2 and opener[-1] != "{" and opener + closer not in ("()", "[]"):
         raise ValueError(opener + closer)
-    if len(items) == 1 and opener + closer in ("()", "[]", "{}"):
+    if len(items) == 1 and opener != r"\{":
         return items[0]
     if opener[-1] == "{":
-        return "seq", "{", "}", spread(items)
-    if len(items) < 2:
-        raise ValueError(opener)
-    return ("seq", "(", ")", tuple(items)) if len(items) > 2 else ("seq", opener, closer, tuple(items))
+        return "seq", "{", "}", items
+    return ("seq", opener, closer, items) if len(items) == 2 else ("seq", "(", ")", items)
 
 
 def function(tokens, depth, name):
     r"""\frac12, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
+    def argument():
+        if tokens[-1].isdigit() and len(tokens[-1]) > 1:  # \frac12 is \frac{1}{2}
+            digits = tokens.pop()
+            tokens.extend([digits[1:], digits[0]])
+        return atom(tokens, depth)
     if name in (r"\frac", r"\binom"):
-        top = argument(tokens, depth)
-        return joined("/" if name == r"\frac" else name, top, argument(tokens, depth))
+        top = argument()
+        return joined("/" if name == r"\frac" else name, top, argument())
     exponent = base = None
     while tokens[-1] in ("^", "_"):
         if tokens.pop() == "^":
             exponent = parse(tokens, depth, 5)
         else:
-            base = (atom if level(tokens[-2]) > 2 else argument)(tokens, depth)
-    if name == r"\sqrt" and tokens[-1] == "[":
-        base = atom(tokens, depth)
-    if name == r"\sqrt" or tokens[-1] in ("(", "{", "["):
-        node = atom(tokens, depth)
-    else:
-        node = parse(tokens, depth, 2.5)
+            base = atom(tokens, depth) if level(tokens[-2]) > 2 else argument()
     if name == r"\sqrt":
-        node = joined("^", node, ("/", ("num", Fraction(1), 0), base or ("num", Fraction(2), 0)))
-    elif exponent == ("neg", ("num", 1, 0)):
-        node, exponent = joined(r"\arc" + name[1:], node), None
-    else:
-        node = ("/", joined(name, node), (name, base)) if base else joined(name, node)
-    return ("^", node, exponent) if exponent else node
-
-
-def argument(tokens, depth):
-    if tokens[-1].isdigit() and len(tokens[-1]) > 1:  # \frac12 is \frac{1}{2}
-        digits = tokens.pop()
-        tokens += [digits[1:], digits[0]]
-    return atom(tokens, depth)
+        base = atom(tokens, depth) if tokens[-1] == "[" else ("num", Fraction(2), 0)
+        return joined("^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), base))
+    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, 2.5)
+    if exponent == ("neg", ("num", 1, 0)):
+        return joined(r"\arc" + name[1:], node)
+    node = joined("/", (name, node), (name, base)) if base else joined(name, node)
+    return joined("^", node, exponent) if exponent else node
 
 # ---------------------------------------------------------------------------------------------------------
 # values: a tree at a point -> a Fraction where that is exact, else a number of mpmath with 60 digits
 
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
+EXACT = {  # None where the result is not exact
+    "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
+    r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
+    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
+    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
+    "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
+MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 
 
 @functools.cache
@@ -473,25 +444,12 @@ def size(x):
     return x.numerator.bit_length() + x.denominator.bit_length()
 
 
-def inexact(x):
-    return mp().mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
-
-
 def natural(*numbers):
     return all(x.denominator == 1 and 0 <= x <= 1500 for x in numbers)
 
 
-EXACT = {  # None where the result is not exact
-    "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
-    r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
-    "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
-INEXACT = {
-    **{name: EXACT[name] for name in ("+", "*", "/", "neg", r"\abs")}, "deg": lambda x: x * mp().pi / 180,
-    "!": lambda x: mp().gamma(x + 1), r"\binom": lambda x, y: mp().binomial(x, y), "^": lambda x, y: mp().power(x, y),
-    r"\arcsin": lambda x: mp().asin(x), r"\arccos": lambda x: mp().acos(x), r"\arctan": lambda x: mp().atan(x),
-    r"\lg": lambda x: mp().log10(x)}
+def inexact(x):
+    return mp().mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
 def value(node, env, work):
@@ -510,28 +468,30 @@ def value(node, env, work):
         raise OverflowError("too much work")
     result = EXACT[kind](*args) if exact and kind in EXACT else None
     if result is None:
-        result = approximate(kind, args)
-        if mp().isnan(result) or env and mp().im(result) or mp().isfinite(result) and abs(mp().mag(result or 1)) > MAX_BITS:
-            raise ValueError("no real value, or too large")
-    elif size(result) > MAX_BITS:
-        raise OverflowError("too many digits")
+        result = approximate(kind, args, exact)
+    if isinstance(result, Fraction):
+        large = size(result) > MAX_BITS
+    else:
+        large = mp().isfinite(result) and result and abs(mp().mag(result)) > MAX_BITS
+    if large or mp().isnan(result) or env and mp().im(result):
+        raise ValueError("too large, undefined, or beyond the reals")
     return result
 
 
-def approximate(kind, args):
-    if kind == r"\exp":
-        kind, args = "^", [mp().e * 1, args[0]]
+def approximate(kind, args, exact):
+    sign = 1
     if kind == "^" and isinstance(args[1], Fraction):
         x, y = args
-        if isinstance(x, Fraction) and y.denominator == 1:
+        if exact and y.denominator == 1:
             raise OverflowError("too many digits")
         if y.denominator % 2 and not mp().im(inexact(x)) and x < 0:  # the real root
-            return (-1) ** (y.numerator % 2) * mp().power(-inexact(x), inexact(y))
+            args, sign = [-x, y], (-1) ** (y.numerator % 2)
     args = [inexact(x) for x in args]
-    cap = {"!": 2000, r"\binom": 2000, "^": 1e9, r"\sinh": 1e9, r"\cosh": 1e9}.get(kind, 1e15 if kind in FUNCTIONS else mp().inf)
-    if kind != r"\ln" and mp().isfinite(args[-1]) and abs(args[-1]) > cap:
+    if kind in ("+", "*", "/", "neg", r"\abs"):
+        return EXACT[kind](*args)
+    if kind != r"\ln" and mp().isfinite(args[-1]) and abs(args[-1]) > 1e9:
         raise OverflowError(kind)
-    return INEXACT[kind](*args) if kind in INEXACT else getattr(mp(), kind[1:])(*args)
+    return sign * getattr(mp(), MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
 
 
 def names(node):
@@ -541,16 +501,16 @@ def names(node):
     return set().union(*(names(part) for part in node if isinstance(part, tuple)))
 
 
-def at_points(nodes, work):
-    """The values of trees side by side, at every fixed point of their variables where all of them are defined."""
-    variables = sorted(set().union(*map(names, nodes)))
+def at_points(a, b, work):
+    """The values of two trees side by side, at every fixed point of their variables where both are defined."""
+    variables = sorted(names(a) | names(b))
     for row in range(6 if variables else 1):
         env = {}  # rows 0 and 1 are positive, 2 in (0, 1), 3 whole numbers, 4 negative, 5 of mixed signs
         for i, name in enumerate(variables):
             x = Fraction(17 + 6 * i + 11 * row, (7, 13, 79 + 7 * i, 1, 11, 19)[row])
             env[name] = -x if row == 4 or row == 5 and i % 2 == 0 else x
         try:
-            yield [value(node, env, work) for node in nodes]
+            yield value(a, env, work), value(b, env, work)
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
             continue  # undefined here, or no expression at all
 
@@ -576,9 +536,8 @@ def same_answer(prediction: str, answer: str, problem: str | None = None) -> boo
             return same_answer(prediction, text) and not any(same_answer(prediction, x) for x in listed.values())
     if ours and ours[1]:
         return same_answer(ours[1], answer)
-    grouped = any(re.search(r"\d,[1-9]\d\d", x) for x in (prediction, answer))
     with LOCK:
-        return any(same(read(prediction, x), read(answer, x), [MAX_WORK]) for x in ([True, False] if grouped else [True]))
+        return same(read(prediction), read(answer), [MAX_WORK])
 
 
 def choice(text):
@@ -598,12 +557,12 @@ def options(problem):
 def same(a, b, work):
     """Whether a predicted tree equals a gold tree."""
     work[0] -= 1
-    a, b = single(a), single(b)
-    if a == b:
-        return True
+    a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
     kinds = {a[0], b[0]}
+    if a == b or work[0] < 0:
+        return a == b
     if "unit" in kinds:
-        (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t, "") for t in (a, b))
+        (x, u), (y, v) = (t[1:] if t[0] == "unit" else as_unit(t) for t in (a, b))
         few, many = sorted((set(u.split()), set(v.split())), key=len)
         agree = not few or u == v or few < many and not re.search(r"[/^%]|base|[ap]m", u + v)
         return agree and same(x, y, work)
@@ -614,36 +573,32 @@ def same(a, b, work):
     return "text" not in kinds and same_value(a, b, work)
 
 
-def single(node):
-    return single(node[3][0]) if node[:2] == ("seq", "{") and len(node[3]) == 1 else node
+def as_unit(node):
+    """0.64N beside 0.64 newton: a factor that may be a unit."""
+    if node[0] == "*" and len(node) == 3 and node[2][0] == "name" and node[2][1] in "mgshLKCNJWV" and not names(node[1]):
+        return node[1], node[2][1].lower()
+    return node, ""
 
 
 def same_value(a, b, work):
     """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
     (x, places), (y, gold_places) = decimal(a), decimal(b)
     if places and gold_places:
-        return rounded(x, places, gold_places) == y
-    pairs = [*at_points((a, b), work)]
+        scale = 10**gold_places
+        return (Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y) and x * y >= 0) if places > gold_places else x == y
+    pairs = [*at_points(a, b, work)]
     if names(a) | names(b):
-        return len(pairs) > 1 and all(close(x, y) for x, y in pairs)
-    return bool(pairs) and (close(*pairs[0]) or as_printed(x, places, pairs[0][1]) or as_printed(y, gold_places, pairs[0][0]))
+        return len(pairs) > 1 and all(close(*pair) for pair in pairs)
+    return bool(pairs) and (close(*pairs[0]) or printed(x, places, pairs[0][1]) or printed(y, gold_places, pairs[0][0]))
 
 
 def decimal(node):
     """(value, digits after the point) of a plain number."""
-    if node[0] == "neg" and node[1][0] == "num":
-        return -node[1][1], node[1][2]
-    return node[1:] if node[0] == "num" else (None, None)
+    x, places = node[1][1:] if node[0] == "neg" and node[1][0] == "num" else node[1:] if node[0] == "num" else (None, None)
+    return -x if node[0] == "neg" and x is not None else x, places
 
 
-def rounded(x, places, gold_places):
-    """x to the digits of the gold answer, half away from zero, if it has more."""
-    scale = 10**gold_places
-    sign = -1 if x < 0 else 1
-    return x if places <= gold_places else sign * Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale)
-
-
-def as_printed(x, places, y):
+def printed(x, places, y):
     """Whether the decimal x, of ten digits or more, is y as a program prints it."""
     digits = len(str(abs(x.numerator * 10**places // x.denominator))) if places else 0
     if not 10 <= digits <= 40:
@@ -656,10 +611,8 @@ def close(x, y):
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     x, y = inexact(x), inexact(y)
-    if mp().isinf(x) or mp().isinf(y):
-        return x == y
     scale = max(abs(x), abs(y))
-    return abs(x - y) <= scale * mp().mpf(10) ** -40 or scale < mp().mpf(10) ** -50
+    return x == y or mp().isfinite(scale) and abs(x - y) <= max(scale * mp().mpf(10) ** -40, mp().mpf(10) ** -50)
 
 
 def same_items(a, b, work):
@@ -667,14 +620,16 @@ def same_items(a, b, work):
     if {open_a, open_b} <= {"", "{"}:
         rest = list(y)
         for node in x:
-            found = next((i for i, other in enumerate(rest) if work[0] > 0 and same(node, other, work)), None)
+            found = next((i for i, other in enumerate(rest) if same(node, other, work)), None)
             if found is None:
                 return False
             del rest[found]
         return True
     if "" in (open_a, open_b):  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
-        return "()" in (open_a + close_a, open_b + close_b) and all(same(*pair, work) for pair in zip(in_order(x), in_order(y)))
-    return (open_a, close_a) == (open_b, close_b) and all(same(*pair, work) for pair in zip(x, y))
+        x, y, same_kind = in_order(x), in_order(y), "()" in (open_a + close_a, open_b + close_b)
+    else:
+        same_kind = (open_a, close_a) == (open_b, close_b)
+    return same_kind and all(same(*pair, work) for pair in zip(x, y))
 
 
 def in_order(items):
@@ -690,9 +645,7 @@ def is_label(node):
         called = head[0] == "name" and (head[1][0] in "fghFGHPTVASL" or node[2][0] == "seq") and len(node) == 3
         return called and node[2] != head or all(x[0] == "name" for x in node[1:]) and (
             node[1][1] in ("m", r"\angle", r"\triangle", r"\Delta") or all(x[1][0].isupper() for x in node[1:]))
-    if node[0] == "seq":
-        return all(x[0] == "name" for x in node[3])
-    return node[0] == "text" or node[0] == "name" and bool(names(node))
+    return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in (node[3] if node[0] == "seq" else [node]))
 
 
 def meaning(node, alone=False):
@@ -700,43 +653,39 @@ def meaning(node, alone=False):
     alone: no equation is asked for, so that a + b = 5 is 5, but the plane x + y = 5 is not."""
     signs, sides = node[1:]
     if set(signs) == {"="}:
-        if not names(node) and not is_label(sides[0]):
-            return (None, sides[-1]) if all(same(x, sides[-1], [200]) for x in sides) else None
-        label, result = sides[::-1] if len(sides) == 2 and is_label(sides[1]) and not is_label(sides[0]) else (sides[0], sides[-1])
-        if is_label(label):
-            return None if label[0] == "name" and names(label) & names(result) else (label, result)
-        return (label, result) if alone and not names(result) and not names(label) & {"x", "y", "z"} else None
+        label, result = sides[0], sides[-1]
+        if len(sides) == 2 and is_label(result) and not is_label(label):
+            label, result = result, label
+        if not names(node) and label[0] != "text":
+            return (None, result) if all(same(x, result, [200]) for x in sides) else None
+        sound = not names(label) & names(result) if label[0] == "name" else is_label(label) or (
+            alone and not names(result) and not names(label) & {"x", "y", "z"})
+        return (label, result) if sound else None
     if signs[0][0] == ">":
         signs, sides = [s.replace(">", "<") for s in signs[::-1]], sides[::-1]
-    if any(s[0] != "<" for s in signs) or len(signs) > 2:
-        return None
     if len(signs) == 1:
         infinity, left = ("name", r"\infty"), sides[0][0] == "name" and not names(sides[1])
         signs, sides = (["<", *signs], [("neg", infinity), *sides]) if left else ([*signs, "<"], [*sides, infinity])
+    if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
+        return None
     ends = "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")"
-    plain = sides[1][0] == "name" and not names(sides[0]) and not names(sides[2])
-    return (sides[1], ("seq", *ends, (sides[0], sides[2]))) if plain else None
+    return sides[1], ("seq", *ends, (sides[0], sides[2]))
 
 
 def same_relation(a, b, work):
     both = a[0] == b[0]
     x, y = (meaning(t, not both) if t[0] == "rel" else (None, t) for t in (a, b))
     if both and not (x and y and (x[0] == y[0] or not x[0] or not y[0] or not x[0][0] == y[0][0] == "name")):
-        return proportional(a, b, work)
+        return len(a[1]) == len(b[1]) == 1 and proportional(a, b, work)
     return bool(x and y) and same(x[1], y[1], work)
 
 
 def proportional(a, b, work):
     """Whether two equations or inequalities are one but for a constant factor (positive for the latter)."""
-    sides = []
-    for (sign, *more), (left, right, *_) in (a[1:], b[1:]):
-        left, right = (right, left) if sign[0] == ">" else (left, right)
-        sides.append((sign.replace(">", "<") if not more else object(), ("+", left, ("neg", right))))
-    if sides[0][0] != sides[1][0]:
+    (sign, p), (other, q) = ((s.replace(">", "<"), ("+", *((y, ("neg", x)) if s[0] == ">" else (x, ("neg", y)))))
+                             for _, (s,), (x, y) in (a, b))
+    pairs = [*at_points(p, q, work)]
+    if sign != other or len(pairs) < 2 or not all(x and y for x, y in pairs):
         return False
-    try:
-        ratios = [inexact(x) / inexact(y) for x, y in at_points((sides[0][1], sides[1][1]), work)]
-    except ZeroDivisionError:
-        return False
-    same_way = sides[0][0] in ("=", "!=") or ratios and mp().re(ratios[0]) > 0
-    return len(ratios) > 1 and bool(same_way) and all(close(ratios[0], r) for r in ratios)
+    ratios = [inexact(x) / inexact(y) for x, y in pairs]
+    return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)

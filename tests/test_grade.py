@@ -53,7 +53,7 @@ EQUAL = [
     ("(1,2)", "(1, 2)"), (r"\left(1,2\right)", "(1,2)"), (r"(\frac12, 3)", "(0.5,3)"), ("x=1, y=2", "y=2, x=1"), ("x=1,y=2", "(1,2)"), (r"(x,y)=(1,2)", "(1,2)"),
     (r"(-\infty, 2]\cup[3,\infty)", r"[3,\infty) \cup (-\infty,2]"), (r"(-∞,2]∪[3,∞)", r"(-\infty, 2]\cup[3,\infty)"), (r"(-\infty,1) \text{ or } (2,\infty)", r"x<1 \text{ or } x>2"), (r"(0,1)", r"\left( 0,1 \right)"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"), (r"\begin{pmatrix}1/2\\3\end{pmatrix}", r"\begin{pmatrix}\frac12\\3\end{pmatrix}"),
-    ("(1,2),(3,4)", "(3,4), (1,2)"), (r"\emptyset", r"\varnothing"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("100, 200, 300", "300,200,100"), (r"\langle 1,2\rangle", r"\left<1,2\right>"),
+    ("(1,2),(3,4)", "(3,4), (1,2)"), (r"\emptyset", r"\varnothing"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("100, 200, 300", "300, 200, 100"), (r"\langle 1,2\rangle", r"\left<1,2\right>"),
     # ratios, times, bases
     ("3:2", "6:4"), ("3:2", "3/2"), ("5:30 p.m.", "5:30 PM"), ("12_8", "12_{8}"), ("12_8", "12"), ("1010_2", r"1010_{\text{two}}"), ("A1_{16}", "a1_{16}"),
     # text
