@@ -1,17 +1,17 @@
-"""Teach a policy to prefer the right next step (Step-DPO), a right answer (DPO), or to imitate one (SFT).
+"""Teach a policy to prefer the right next step (Step-DPO), a right answer (DPO), or to imitate answers (SFT).
 
     python train.py --model M --pairs pairs.jsonl --out runs/m-step-dpo
     torchrun --nproc-per-node 8 train.py --model M --pairs pairs.jsonl --out runs/m-step-dpo
 
 in:  step-dpo {"prompt", "initial_reason_steps", "chosen", "rejected"[, "weight"]}
      dpo      the same with "full_chosen" and "full_rejected"
-     sft      {"prompt", "completion"} (rows with "correct": false are dropped) or {"prompt", "solution"}
-out: OUT is a model folder that `from_pretrained` reads; beside the model it holds metrics.jsonl, one record a step,
-     dropped.jsonl, the rows that could not be used and why, and checkpoint-STEP for --resume
+     sft      {"prompt", "completion"}, where "correct": false is dropped, or {"prompt", "solution"}
+out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl holds a record a step, dropped.jsonl the
+     rows that could not be used and why, and checkpoint-STEP what --resume needs
 
-Every distinct token prefix of a micro-batch is computed once (section *rows*), the model is sharded with FSDP2
-whatever the number of processes (*sharding*), and the reference policy is asked once, before training.
-To change the loss, edit `step_dpo_loss` in loss.py; to change the data, `row_texts` below.
+Every distinct token prefix of a micro-batch is computed once (*rows*, *attention*); the model is sharded with FSDP2
+at any number of processes, one included (*sharding*); the reference policy is asked once, before the first step.
+To change the loss, edit `step_dpo_loss` in loss.py and `run_batch`; to change the data, `row_texts`.
 """
 import argparse
 import contextlib
@@ -32,31 +32,28 @@ from types import SimpleNamespace
 from steps import (PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt,
                    run_main)
 
-# A training example. sequences: [(token ids, index of the first target)], chosen before rejected;
-# reference: their summed log-probs under the reference policy, None until known (and for sft).
+# sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
+# the reference policy, None until it was asked
 Example = namedtuple("Example", "id sequences weight reference")
 REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
             "sft": ("prompt",)}
-METRICS = {"sft": ("loss",),
-           "dpo": ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-                   "logps/chosen", "logps/rejected")}
-METRICS["step-dpo"] = METRICS["dpo"]
-# flags that change what is learned; --resume refuses another value
+METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+           "logps/rejected")  # TRL's names; sft has the first
 TRAJECTORY = ("objective", "prompt", "beta", "lr", "schedule", "warmup", "epochs", "max_steps", "batch_size",
-              "weight_decay", "clip", "seed")
+              "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
 
 
 # ------------------------------------------------------------------------------------------------- rows
 
 def row_texts(row, objective):
-    """What a row asks for: [(solution so far, text to score, whether the answer ends with it)], chosen first."""
+    """What a row is about: [(solution so far, text to score, whether that ends the answer)], chosen first."""
+    whole = row.get("finish_reason") != "length"  # an answer that was cut must not teach to stop there
     if objective == "sft":
-        answer = row["completion"] if "completion" in row else row.get("solution")
-        return [("", answer, row.get("finish_reason") != "length")]
+        return [("", row["completion"] if "completion" in row else row["solution"], whole)]
     prefix = row.get("initial_reason_steps") or ""
-    if objective == "step-dpo":
-        return [(prefix, row["chosen"], False), (prefix, row["rejected"], False)]
-    return [(prefix, row["full_chosen"], True), (prefix, row["full_rejected"], row.get("finish_reason") != "length")]
+    if objective == "dpo":
+        return [(prefix, row["full_chosen"], True), (prefix, row["full_rejected"], whole)]
+    return [(prefix, row["chosen"], False), (prefix, row["rejected"], False)]
 
 
 def check_row(row, where, objective):
@@ -79,16 +76,15 @@ def make_example(row, tokenizer, objective, prompt, limit):
         return None, "wrong answer"
     sequences = []
     for prefix, text, ends in row_texts(row, objective):
-        rendered = render_prompt(tokenizer, row["prompt"], prompt, prefix + text)
-        ids, start = encode_step(tokenizer, rendered, text)
-        if len(ids) == start:
-            return None, "empty step" if objective == "step-dpo" else "empty answer"
+        ids, start = encode_step(tokenizer, render_prompt(tokenizer, row["prompt"], prompt, prefix + text), text)
+        if start == len(ids):
+            return None, "nothing to score"
+        if start == 0:
+            return None, "nothing to score it after"
         if ends and ids[-1] != tokenizer.eos_token_id:
             ids = [*ids, tokenizer.eos_token_id]
         if len(ids) > limit:
             return None, f"longer than {limit} tokens"
-        if start == 0:
-            return None, "nothing before the step"
         sequences.append((array("i", ids), start))
     if len(sequences) == 2 and sequences[0] == sequences[1]:
         return None, "chosen equals rejected"
@@ -106,16 +102,15 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary):
         example, reason = make_example(row, tokenizer, objective, prompt, limit)
         if reason:
             dropped.append({**row, "drop": reason})
-            continue
-        if max(max(ids) for ids, _ in example.sequences) >= vocabulary:
+        elif max(max(ids) for ids, _ in example.sequences) >= vocabulary:
             raise UserError(f"{path}: row {row['id']} has a token beyond the model's {vocabulary}; "
                             "the tokenizer is another model's", 2)
-        examples.append(example)
-    reasons = Counter(row["drop"] for row in dropped).most_common()
-    tally = f"{len(examples) + len(dropped)} in, {len(examples)} kept, {len(dropped)} dropped"
-    tally += f" ({', '.join(f'{reason} {n}' for reason, n in reasons)})" if reasons else ""
+        else:
+            examples.append(example)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(row["drop"] for row in dropped).most_common())
+    tally = f"{len(examples) + len(dropped)} in, {len(examples)} kept, {len(dropped)} dropped" + f" ({reasons})" * bool(reasons)
     if not sum(example.weight for example in examples):
-        raise UserError(f"{path}: no row to train on: {tally}" if reasons else f"{path}: every 'weight' is 0")
+        raise UserError(f"{path}: no row to train on: " + ("every 'weight' is 0" if examples else tally))
     say(f"{path}: {tally}")
     return examples, dropped
 
@@ -129,14 +124,14 @@ def common(a, b):
 
 
 def build_trie(sequences):
-    """The token trie of [(ids, start)]: every distinct prefix once. Slots count its nodes.
+    """The token trie of [(ids, start)]: every distinct prefix is a node, called a slot, and is computed once.
 
-    In sorted order a sequence shares with the sequences before it exactly what it shares with the last one. The
-    rest is its own segment: new nodes, which attend to their whole path. A sequence's last token is only a target.
+    In sorted order a sequence shares with all that came before exactly what it shares with the last one. The rest
+    is its own segment: new slots, which attend to their whole path. A sequence's last token is only a target.
 
     ids, positions: token and depth of each slot. segments: [(length of the shared part, path)], a path being the
-    slots of a sequence from the root. reads, targets: distinct (slot, next token) pairs to score. picks: for each
-    target token of each sequence, in the order given, its index in reads.
+    slots of a sequence from the root. reads, targets: distinct (slot, next token) pairs to score. picks, lengths: the
+    indices in reads of every sequence's targets, one sequence after another in the order given.
     """
     ids, positions, segments, reads = [], [], [], {}
     picks, path, last = [None] * len(sequences), [], array("i")
@@ -155,20 +150,20 @@ def build_trie(sequences):
 
 
 def split_batch(batch, budget, world):
-    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` distinct tokens.
+    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
 
     Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
     micro-batch may be empty.
     """
     batch = sorted(batch, key=lambda example: example.sequences[0][0])
-    whole = [len(build_trie(example.sequences).ids) for example in batch]
-    shared = [0] + [common(a.sequences[0][0], b.sequences[0][0]) for a, b in zip(batch, batch[1:])]
-    new = [max(n - s, 1) for n, s in zip(whole, shared)]
+    firsts = [example.sequences[0][0][:-1] for example in batch]
+    alone = [len(build_trie(example.sequences).ids) for example in batch]
+    new = [max(n - s, 1) for n, s in zip(alone, [0, *map(common, firsts, firsts[1:])])]
     for count in range(world * -(-sum(new) // (budget * world)), sum(new) * world + 1, world):
         micros, sizes, seen = [[] for _ in range(count)], [0] * count, 0
-        for example, n, w in zip(batch, new, whole):
+        for example, n, first in zip(batch, new, alone):
             place = seen * count // sum(new)
-            sizes[place] += n if micros[place] else w
+            sizes[place] += n if micros[place] else first
             micros[place].append(example)
             seen += n
         if all(size <= budget or len(micro) == 1 for size, micro in zip(sizes, micros)):
@@ -181,66 +176,69 @@ def split_batch(batch, budget, world):
 def place_trie(trie, device):
     """The trie's lists as tensors, with what the attention of this kind of device needs of its segments."""
     import torch
-
-    def put(values, dtype=torch.long):
-        return torch.tensor(values, dtype=dtype, device=device)
-
+    put = functools.partial(torch.tensor, device=device)
     placed = SimpleNamespace(**{name: put(getattr(trie, name))
                                 for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
     if device.type == "cuda":
-        new, whole = [len(path) - shared for shared, path in trie.segments], [len(path) for _, path in trie.segments]
-        placed.keys = put(sum((path for _, path in trie.segments), []))
-        placed.ends_q, placed.ends_k = (put([0, *n], torch.int32).cumsum(0, dtype=torch.int32) for n in (new, whole))
+        new, whole = zip(*((len(path) - shared, len(path)) for shared, path in trie.segments))
+        placed.keys = put([slot for _, path in trie.segments for slot in path])
         placed.longest_q, placed.longest_k = max(new), max(whole)
+        placed.ends_q, placed.ends_k = (put([0, *n]).cumsum(0, dtype=torch.int32) for n in (new, whole))
         return placed
+    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     placed.groups, placed.masks, order = [], {}, []
     for group in group_segments(trie.segments):
-        wide, tall = max(len(path) for _, path in group), max(len(path) - shared for shared, path in group)
-        order += [slot for shared, path in group for slot in path[shared:] + [-1] * (tall - len(path) + shared)]
-        queries = [path[shared:] + [0] * (tall - len(path) + shared) for shared, path in group]
-        keys = [path + [0] * (wide - len(path)) for _, path in group]
-        # a padding query stands where the last one does, so that it too sees something
-        depth = [[*range(shared, len(path)), *[len(path) - 1] * (tall - len(path) + shared)] for shared, path in group]
-        placed.groups.append((put(queries), put(keys), put(depth)))
-    where = {slot: i for i, slot in enumerate(order)}
-    placed.back = put([where[slot] for slot in range(len(trie.ids))])
+        queries = pad([put(path[shared:]) for shared, path in group], padding_value=-1)
+        keys = pad([put(path) for _, path in group])
+        shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
+        # padding stands where the last query does, so that it too sees something
+        depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
+        placed.groups.append((queries.clamp(min=0), keys, depth))
+        order.append(queries.flatten())
+    order = torch.cat(order)
+    placed.back = torch.empty_like(placed.ids)  # where the result for a slot is
+    placed.back[order[order >= 0]] = (order >= 0).nonzero().squeeze(1)
     return placed
 
 
 def group_segments(segments):
-    """Segments of similar lengths in groups, so that a CPU attends to a group at once at little cost of padding."""
+    """Segments of similar lengths in groups: a CPU attends to a group at once, at little cost of padding."""
     groups, area = [], 0
     for segment in sorted(segments, key=lambda segment: (len(segment[1]), -segment[0])):
-        shared, path = segment
-        area += (len(path) - shared) * len(path)
-        if groups:
-            tall = max(len(path) - shared for shared, path in [segment, *groups[-1]])
-            padded = (len(groups[-1]) + 1) * tall * len(path)
-            if padded <= 1 << 20 and padded <= 1.2 * area + 4096:
-                groups[-1].append(segment)
-                continue
-        groups.append([segment])
-        area = (len(path) - shared) * len(path)
+        new, whole = len(segment[1]) - segment[0], len(segment[1])
+        tall = max(len(path) - shared for shared, path in [segment, *(groups[-1] if groups else [])])
+        padded = (len(groups[-1]) + 1) * tall * whole if groups else math.inf
+        if padded <= min(1 << 20, 1.2 * (area + new * whole) + 4096):
+            groups[-1].append(segment)
+            area += new * whole
+        else:
+            groups.append([segment])
+            area = new * whole
     return groups
 
 
 def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, trie=None, **others):
     """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
 
-    Dropout is never applied: policy and reference must be asked alike.
+    Dropout is never applied: policy and reference are asked alike.
     """
-    ignored = {"dropout", "position_ids", "is_causal", "use_cache", "output_attentions", "return_dict"}
-    unknown = [name for name, value in others.items() if value is not None and name not in ignored]
-    if unknown:
-        raise UserError(f"{type(module).__name__}: attention with {', '.join(unknown)} is not supported; see attend()")
+    harmless = {"dropout", "position_ids", "use_cache", "output_attentions"}
+    odd = [name for name, value in others.items() if value is not None and name not in harmless]
+    kinds = getattr(module.config, "layer_types", None)
+    if kinds and (kinds[module.layer_idx] == "sliding_attention") != bool(sliding_window):
+        odd.append("a window of its own")
+    if odd:
+        raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
     kernel = attend_varlen if query.is_cuda else attend_padded
-    # rows of slots: (slots, heads, width)
     out = kernel(*(x[0].transpose(0, 1) for x in (query, key, value)), trie, scaling, sliding_window)
     return out[None], None
 
 
 def attend_varlen(q, k, v, trie, scaling, window):
-    """CUDA: slots are in segment order, so queries need no gather; keys are gathered path by path."""
+    """CUDA. Slots are in the order of segments, so queries need no gather; keys are gathered path by path.
+
+    q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
+    """
     from torch.nn.attention.varlen import varlen_attn
     return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
                        trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
@@ -248,11 +246,11 @@ def attend_varlen(q, k, v, trie, scaling, window):
 
 
 def attend_padded(q, k, v, trie, scaling, window):
-    """CPU: one masked call for each group of similar segments."""
+    """CPU: one masked call for each group of similar segments. Shapes as above."""
     import torch
     import torch.nn.functional as F
 
-    def gather(x, index):  # embedding, because its backward pass is the fastest scatter there is on a CPU
+    def gather(x, index):  # embedding, because its backward pass is the fastest scatter that a CPU has
         return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
     parts = []
@@ -275,14 +273,11 @@ def forward(model, trie):
 
 
 def score(model, examples, device):
-    """Summed log-probs of the examples' targets, (2B,) chosen in the first half; (B,) for one sequence each.
-
-    Also returns how many tokens were computed.
-    """
+    """(summed log-probs of the targets, (2B,) chosen in the first half or (B,) for sft; how many slots it took)."""
     import torch
     trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
-    trie = place_trie(trie, device)
-    return torch.segment_reduce(model(trie)[trie.picks], "sum", lengths=trie.lengths), len(trie.ids)
+    placed = place_trie(trie, device)
+    return torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths), len(trie.ids)
 
 
 # --------------------------------------------------------------------------------------------- sharding
@@ -292,26 +287,26 @@ def processes(device):
     """Join torchrun's processes, or be a world of one; gives the mesh that the model is sharded over."""
     import torch
     import torch.distributed as dist
-    kind = (device or ("cuda" if torch.cuda.is_available() else "cpu")).split(":")[0]
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU; choose --device cpu", 2)
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: torch sees no GPU; choose --device cpu", 2)
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
     try:
         yield dist.device_mesh.init_device_mesh(kind, (dist.get_world_size(),))
     except UserError as error:
-        if dist.get_rank():  # the first process speaks for all; torchrun stops it when another ends before
-            time.sleep(10)
-            sys.exit(error.code)
-        raise
+        if dist.get_rank() == 0:
+            raise
+        time.sleep(10)  # the first process speaks for all, if torchrun does not see another one end before
+        sys.exit(error.code)
     finally:
         dist.destroy_process_group()
 
 
 def find_model(name):
-    """The local folder of a model: itself, or a hub's snapshot."""
+    """The local folder of a model: itself, or the snapshot of a hub's model."""
     if os.path.isdir(name):
         return name
     from huggingface_hub import snapshot_download
@@ -319,28 +314,27 @@ def find_model(name):
         return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
     except Exception as error:  # no network, no such model, no permission: each raises its own class
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{name}: neither a model folder nor a hub's model ({reason}); check --model", 2) from error
+        raise UserError(f"{name}: neither a model folder nor a hub's model ({reason}); check the name", 2) from error
 
 
 def load_config(folder):
-    """The model's configuration. UserError for what is no model, or one that would be trained wrongly."""
+    """The model's configuration. UserError for what is no model, or one that would silently be trained wrongly."""
     from transformers import AutoConfig
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{folder}: no model there ({reason}); name a folder with config.json", 2) from error
-    for name in ("attn_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1):
-            raise UserError(f"{folder}: models with {name} are not supported; see attend() and forward()", 2)
-    odd = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    odd = [name for name in ("attn_logit_softcapping", "logit_scale", "logits_scaling")
+           if getattr(config, name, None) not in (None, 1)]
+    odd += set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if odd:
-        raise UserError(f"{folder}: layers of {', '.join(sorted(odd))} are not supported; see attend()", 2)
+        raise UserError(f"{folder}: models with {', '.join(odd)} are not supported; see attend() and forward()", 2)
     return config
 
 
-def load_model(folder, config, mesh, seed):
-    """The model, sharded over the mesh: float32 masters, computing in bfloat16 on a GPU and float32 on a CPU.
+def load_model(folder, mesh, seed):
+    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
 
     Weights go from the files to their shards. A folder without weights gives random ones, by seed.
     """
@@ -348,39 +342,51 @@ def load_model(folder, config, mesh, seed):
     from transformers import AttentionInterface, AutoModelForCausalLM
     from loss import token_logps
     AttentionInterface.register("stepdpo", attend)
+    config = load_config(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=torch.float32)
     if any(p.ndim > 2 for p in model.parameters()):
         raise UserError(f"{folder}: transformers fuses the experts of this model in memory while files hold them one "
                         "by one, which is not supported yet; choose a dense model", 2)
-    cap = getattr(config, "final_logit_softcapping", None)
-    head = model.lm_head
+    head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
     head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
     model.forward = functools.partial(forward, model)
     shard(model, mesh)
     model.to_empty(device=mesh.device_type)
-    if glob.glob(os.path.join(folder, "*.safetensors")):
-        load_weights(model, folder)
-    else:
-        draw_weights(model, folder, config, seed)
     for module in model.modules():
         if module._non_persistent_buffers_set:
             model._init_weights(module)  # rope's frequencies are in no file
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    load = load_weights if glob.glob(os.path.join(folder, "*.safetensors")) else draw_weights
+    load(model, folder, seed)
     return model.train()
 
 
 def shard(model, mesh):
-    """FSDP2, in place: a group for each layer, one for the head unless it is tied to the root's embedding."""
+    """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
     import torch
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mesh.device_type == "cuda" else MixedPrecisionPolicy()
+    dtypes = (torch.bfloat16, torch.float32) if mesh.device_type == "cuda" else ()  # to compute in, to reduce in
+    how = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(*dtypes))
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, **how)
     if model.lm_head.weight is not model.get_input_embeddings().weight:
-        fully_shard(model.lm_head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+        fully_shard(model.lm_head, reshard_after_forward=False, **how)
+    fully_shard(model, **how)
+
+
+@contextlib.contextmanager
+def no_gradients(model):
+    """Forward passes alone. Afterwards the root is sharded again, which otherwise a backward pass does: an optimizer
+    that is made before would hold the gathered copies of its weights."""
+    import torch
+    from torch.distributed.fsdp import FSDPModule
+    with torch.no_grad():
+        yield
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def model_state(model):
@@ -391,50 +397,47 @@ def model_state(model):
     return state
 
 
-def load_weights(model, folder):
+def load_weights(model, folder, seed):
     import torch.distributed.checkpoint as dcp
     state, reader = model_state(model), dcp.HuggingFaceStorageReader(folder)
-    stored = reader.read_metadata().state_dict_metadata
+    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
     for name, tensor in state.items():
-        if name not in stored or stored[name].size != tensor.shape:
-            have = f"{tuple(stored[name].size)}, not {tuple(tensor.shape)}" if name in stored else "missing"
-            raise UserError(f"{folder}: its weights do not fit its config.json: {name} is {have}; get the model anew", 2)
+        if stored.get(name) != tuple(tensor.shape):
+            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {stored.get(name, 'missing')}, "
+                            f"not {tuple(tensor.shape)}; get the model anew", 2)
     dcp.load(state, storage_reader=reader)
 
 
-def draw_weights(model, folder, config, seed):
+def draw_weights(model, folder, seed):
     """Random weights, the same at every world size: each process draws them all and keeps its shards."""
     import torch
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
     from transformers import AutoModelForCausalLM
-    others = [name for kind in ("bin", "pt", "pth", "gguf") for name in glob.glob(os.path.join(folder, f"*.{kind}"))]
+    others = [path for kind in ("bin", "pt", "pth", "gguf") for path in glob.glob(os.path.join(folder, f"*.{kind}"))]
     if others:
         raise UserError(f"{others[0]}: only safetensors are read; convert the model with save_pretrained", 2)
     say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
     torch.manual_seed(seed)
-    drawn = AutoModelForCausalLM.from_config(config, dtype=torch.float32).state_dict()
-    with torch.no_grad():
-        for name, tensor in model_state(model).items():
-            full = drawn[name].to(tensor.device)
-            tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements) if hasattr(tensor, "placements")
-                         else full)
+    drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
+    for name, tensor in model_state(model).items():
+        full = drawn[name].to(tensor.device)
+        tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else full)
 
 
-def export(model, config, folder, out):
-    """Write OUT as a model folder, every process its shards, in the type that the model's files had."""
+def export(model, folder, out):
+    """Write OUT as a model folder, every process its shards, in the type that the files of `folder` have."""
     import torch
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
     from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files_on_every_rank
-    dtype = config.dtype = config.dtype or torch.float32
-    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model_state(model).items()}
-    files, size = {}, 0
+    config, aside = load_config(folder), os.path.join(out, "export")
+    config.dtype = config.dtype or torch.float32
+    state, files, size = model_state(model), {}, 0
     for name, tensor in state.items():
+        state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
         files[name] = size // (5 << 30) + 1
-        size += tensor.numel() * tensor.element_size()
-    aside = os.path.join(out, "export")
-    dcp.save(state, storage_writer=HuggingFaceStorageWriter(aside, save_distributed=True))
+        size += state[name].numel() * state[name].element_size()
+    dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
     consolidate_safetensors_files_on_every_rank(aside, out, files)
     if dist.get_rank() == 0:
         shutil.rmtree(aside)
@@ -442,97 +445,82 @@ def export(model, config, folder, out):
             os.replace(os.path.join(out, "model-00001-of-00001.safetensors"), os.path.join(out, "model.safetensors"))
             os.remove(os.path.join(out, "model.safetensors.index.json"))
         config.save_pretrained(out)
-        for kind in ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*", "generation*"):
-            for path in glob.glob(os.path.join(folder, kind)):
-                if os.path.isfile(path) and os.path.dirname(os.path.abspath(path)) != os.path.abspath(out):
+        # copied, not saved anew, so that it cannot become another tokenizer on the way
+        for kind in ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template", "generation_config"):
+            for path in glob.glob(os.path.join(glob.escape(folder), kind + "*")):
+                if os.path.isfile(path):
                     shutil.copy(path, out)
     dist.barrier()
 
 
 # ------------------------------------------------------------------------------------------------- loop
 
-def say(*words):
+def say(message):
     """A line on stderr, from one process."""
     if os.environ.get("RANK", "0") == "0":
-        print("train.py:", *words, file=sys.stderr, flush=True)
+        print("train.py:", message, file=sys.stderr, flush=True)
 
 
 def run_batch(model, batch, objective, beta, budget, mesh):
-    """Weighted means of METRICS over a global batch; with gradients enabled, their sum is accumulated.
+    """({metric: weighted mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
-    The loss is Σ weight·loss / Σ weight over the *global* batch, for sft per target token, whatever the micro-batches
-    and processes: FSDP averages gradients over processes, hence `world` in the scale.
-    Returns ({metric: mean}, tokens computed).
+    The loss is Σ weight·loss / Σ weight, for sft Σ weight·loss / Σ weight·target tokens, whatever the micro-batches
+    and processes are. FSDP averages gradients over processes, hence `world` in what is differentiated.
     """
     import torch
     import torch.distributed as dist
     from loss import step_dpo_loss
-    device, world = torch.device(mesh.device_type), mesh.size()
-    total = sum(e.weight * (sum(len(ids) - start for ids, start in e.sequences) if objective == "sft" else 1) for e in batch)
-    sums = torch.zeros(len(METRICS[objective]) + 1, dtype=torch.float64, device=device)
+    device, world, names = torch.device(mesh.device_type), mesh.size(), METRICS[:1] if objective == "sft" else METRICS
+    parts = [sum(len(ids) - start for ids, start in e.sequences) if objective == "sft" else 1 for e in batch]
+    total = sum(e.weight * part for e, part in zip(batch, parts)) or 1.0
+    sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=device)
     for micro in split_batch(batch, budget, world)[mesh.get_rank()::world]:
-        # a process without data must still take part in every gather of weights and reduction of gradients
-        policy, computed = score(model, micro or batch[:1], device)
-        if not micro:
-            rows = policy[None, :1] * 0
-            weight, computed = rows.new_zeros(1), 0
-        elif objective == "sft":
-            rows, weight = -policy[None], policy.new_tensor([e.weight for e in micro])
+        # a process without data takes part all the same in gathering weights and reducing gradients
+        policy, slots = score(model, micro or batch[:1], device)
+        weight = policy.new_tensor([e.weight for e in micro] or [0.0])
+        if objective == "sft":
+            values = [-policy]
         else:
-            weight = policy.new_tensor([e.weight for e in micro])
-            reference = policy.new_tensor(list(zip(*(e.reference for e in micro)))).flatten()
+            reference = policy.new_tensor(list(zip(*(e.reference for e in micro or batch[:1])))).flatten()
             loss, margin = step_dpo_loss(policy, reference, beta)
-            rewards = (beta * (policy - reference)).chunk(2)
-            rows = torch.stack([loss, *rewards, (margin > 0).float(), margin, *policy.chunk(2)])
-        means = (rows * weight).sum(1) / total
+            values = [loss, *(beta * (policy - reference)).chunk(2), margin > 0, margin, *policy.chunk(2)]
+        means = torch.stack([(value * weight).sum() for value in values]) / total
         if torch.is_grad_enabled():
             (means[0] * world).backward()
-        sums[:len(means)] += means.detach()
-        sums[-1] += computed
+        sums += torch.cat([means.detach(), means.new_tensor([slots if micro else 0])])
     dist.all_reduce(sums)
-    *means, computed = sums.tolist()
-    return dict(zip(METRICS[objective], means)), int(computed)
-
-
-def measure(model, examples, objective, beta, budget, mesh):
-    """METRICS of held-out examples, as eval_… records."""
-    import torch
-    with torch.no_grad():
-        means, _ = run_batch(model, examples, objective, beta, budget, mesh)
-    return {f"eval_{name}": value for name, value in means.items()}
+    *means, slots = sums.tolist()
+    return dict(zip(names, means)), int(slots)
 
 
 def fingerprint(*parts):
-    """16 hex digits that stand for examples, model folders and plain values."""
+    """16 hex digits that stand for examples, the files of model folders, and plain values."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str) and os.path.isdir(part):
-            files = sorted(glob.glob(os.path.join(part, "*.safetensors")) + [os.path.join(part, "config.json")])
+            files = sorted(glob.glob(os.path.join(part, "*.safetensors"))) + [os.path.join(part, "config.json")]
             part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
         elif isinstance(part, list):
-            for example in part:
-                for ids, start in example.sequences:
-                    digest.update(ids.tobytes() + b"%d;" % start)
-            part = [(example.weight, example.reference) for example in part]
+            part = [(start, bytes(ids), e.weight, e.reference) for e in part for ids, start in e.sequences]
         digest.update(repr(part).encode())
     return digest.hexdigest()[:16]
 
 
 def add_references(examples, path, key, load, budget, mesh):
-    """Examples with the log-probs of the reference model, which `load()` gives, kept beside `path` for the next run."""
+    """Examples with their log-probs under the model that `load()` gives, kept beside `path` for the next run."""
     import torch
     import torch.distributed as dist
-    cache = f"{path}.reference-{key}.json"
-    stored = [None]
+    cache, stored = f"{path}.reference-{key}.json", [None]
     if mesh.get_rank() == 0 and os.path.exists(cache):
-        stored = [json.load(open(cache))]
+        with open(cache) as file:
+            stored = [json.load(file)]
     dist.broadcast_object_list(stored)
     if stored[0] is None:
         say(f"{path}: asking the reference model")
         model, device = load(), torch.device(mesh.device_type)
         place = {id(example): i for i, example in enumerate(examples)}
         logps = torch.zeros(len(examples), 2, device=device)
-        with torch.no_grad():
+        with no_gradients(model):
             for at in range(0, len(examples), 1024):
                 for micro in split_batch(examples[at:at + 1024], budget, mesh.size())[mesh.get_rank()::mesh.size()]:
                     answer, _ = score(model, micro or examples[:1], device)
@@ -555,16 +543,14 @@ def write_aside(path, text):
 
 
 def batch_at(step, examples, batch_size, seed):
-    """The batch of a step, from the seed and the step alone, so that resuming and re-sharding see the same."""
+    """The batch of a step, from seed and step alone: resuming, and any number of processes, see the same."""
     epoch, place = divmod(step, -(-len(examples) // batch_size))
     return [examples[i] for i in shuffled(len(examples), seed, epoch)[place * batch_size:(place + 1) * batch_size]]
 
 
 @functools.lru_cache(1)
 def shuffled(count, seed, epoch):
-    order = list(range(count))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
+    return random.Random(f"{seed}/{epoch}").sample(range(count), count)
 
 
 def learning_rate(step, steps, peak, schedule, warmup):
@@ -576,19 +562,18 @@ def learning_rate(step, steps, peak, schedule, warmup):
     return peak * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
 
 
-def make_optimizer(model, lr, weight_decay):
+def make_optimizer(model, weight_decay):
     """AdamW; biases and norms do not decay."""
     import torch
     groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups)
 
 
 def checkpoints(out):
-    """(step, folder) of the whole checkpoints in OUT, oldest first."""
-    found = [(int(path.rsplit("-", 1)[1]), path) for path in glob.glob(os.path.join(out, "checkpoint-*"))
-             if path.rsplit("-", 1)[1].isdigit()]
-    return sorted(found)
+    """Folders of the whole checkpoints in OUT, oldest first."""
+    found = [path for path in glob.glob(os.path.join(glob.escape(out), "checkpoint-*")) if path.rsplit("-")[-1].isdigit()]
+    return sorted(found, key=lambda path: int(path.rsplit("-")[-1]))
 
 
 def save_checkpoint(out, model, optimizer, progress, settings):
@@ -604,41 +589,27 @@ def save_checkpoint(out, model, optimizer, progress, settings):
         with open(os.path.join(aside, "run.json"), "w") as file:
             json.dump({"progress": progress, "settings": settings}, file, indent=1)
         os.replace(aside, os.path.join(out, f"checkpoint-{progress['step']}"))
-        for _, path in checkpoints(out)[:-2]:
+        for path in checkpoints(out)[:-2]:
             shutil.rmtree(path)
     dist.barrier()
 
 
-def load_checkpoint(out, model, optimizer, settings):
-    """Take up the last checkpoint in OUT, if there is one. Returns its progress, or None."""
+def load_checkpoint(path, model, optimizer, settings):
+    """Take up a checkpoint; returns its progress. UserError when it was made with other settings."""
     import torch
     import torch.distributed.checkpoint as dcp
-    if not checkpoints(out):
-        return None
-    path = checkpoints(out)[-1][1]
     with open(os.path.join(path, "run.json")) as file:
         run = json.load(file)
-    other = [name for name in settings if run["settings"].get(name) != settings[name]]
+    other = [f"--{name.replace('_', '-')}" for name in settings if run["settings"].get(name) != settings[name]]
     if other:
-        raise UserError(f"{path}: made with another {', '.join('--' + name.replace('_', '-') for name in other)}; "
-                        "resume with the same or name another --out", 2)
+        raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same or name another --out", 2)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    optimizer.step()  # makes the moments, into which the stored ones are read in place, as the weights are
+    optimizer.step()  # makes the moments; what is stored is then read in place
     optimizer.zero_grad()
     dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
     say(f"{path}: going on")
     return run["progress"]
-
-
-def prepare_out(out, resume):
-    """Make OUT. UserError when it holds a run that --resume does not ask for."""
-    if os.path.exists(os.path.join(out, "metrics.jsonl")) and not resume:
-        raise UserError(f"{out}: holds a run; go on with --resume or name another --out", 2)
-    try:
-        os.makedirs(out, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
 
 
 def open_log(out, step):
@@ -655,23 +626,55 @@ def open_log(out, step):
     def log(record):
         file.write(json.dumps(record) + "\n")
         file.flush()
-        # here is the place for wandb.log(record, step=record["step"])
+        # wandb.log(record, step=record["step"]) would stand here
     return log
 
 
-def check_flags(args):
-    """UserError for numbers that no run can use."""
-    for name, low, high in (("beta", 1e-9, 1e9), ("lr", 0, 1e3), ("warmup", 0, 1), ("epochs", 1, 1 << 30),
-                            ("max_steps", 0, 1 << 40), ("batch_size", 1, 1 << 30), ("save_every", 0, 1 << 40),
-                            ("eval_every", 0, 1 << 40), ("tokens_per_micro_batch", 1, 1 << 40),
-                            ("weight_decay", 0, 1e3), ("clip", 0, 1e9), ("max_length", 2, 1 << 40)):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
-    for path in (args.pairs, args.eval_pairs):
-        if path == "-":
-            raise UserError("--pairs -: every process reads the file, and the next run again; write it to disk first", 2)
+def fit(args, model, pairs, held_out, mesh, settings):
+    """The loop over optimizer steps, with metrics, measurements and checkpoints on the way."""
+    import torch
+    from tqdm import tqdm
+    how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
+    optimizer = make_optimizer(model, args.weight_decay)
+    progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
+    if args.resume and last:
+        progress = load_checkpoint(last[0], model, optimizer, settings)
+    per_epoch = -(-len(pairs) // args.batch_size)
+    steps, start = args.max_steps or args.epochs * per_epoch, progress["step"]
+    log = open_log(args.out, start)
 
+    def measure(step):
+        if held_out:
+            with no_gradients(model):
+                means, _ = run_batch(model, held_out, *how)
+            log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
+
+    if not start:
+        measure(0)
+    bar = tqdm(total=steps, initial=start, desc="train", disable=mesh.get_rank() > 0 or None)
+    for step in range(start + 1, steps + 1):
+        batch = batch_at(step - 1, pairs, args.batch_size, args.seed)
+        rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
+        means, slots = run_batch(model, batch, *how)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
+        progress = {"step": step, "num_tokens": progress["num_tokens"] + tokens,
+                    "computed_tokens": progress["computed_tokens"] + slots}
+        log({"step": step, "epoch": step / per_epoch, **means, "grad_norm": norm, "learning_rate": rate, **progress})
+        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+        bar.update()
+        if step == steps or args.eval_every and step % args.eval_every == 0:
+            measure(step)
+        if args.save_every and step % args.save_every == 0:
+            save_checkpoint(args.out, model, optimizer, progress, settings)
+    bar.close()
+
+
+# ---------------------------------------------------------------------------------------------- program
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -680,8 +683,8 @@ def parse_args(argv):
     flag("--pairs", required=True, metavar="FILE", help="JSONL rows to train on")
     flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
     flag("--out", required=True, metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go")
-    flag("--objective", choices=list(REQUIRED), default="step-dpo", help="what is compared: steps, whole answers; or imitate")
-    flag("--reference", help="model that log-probs are compared to (default: --model as it comes)")
+    flag("--objective", choices=list(REQUIRED), default="step-dpo", help="compare steps or whole answers, or imitate")
+    flag("--reference", help="model to stay close to (default: --model as it comes)")
     flag("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
     flag("--beta", type=float, default=0.4, help="inverse temperature of the KL to the reference")
     flag("--lr", type=float, default=5e-7, help="peak learning rate of AdamW")
@@ -690,7 +693,7 @@ def parse_args(argv):
     flag("--epochs", type=int, default=8, help="passes over the rows; the paper's 8 is for 7B, 4 above 30B")
     flag("--max-steps", type=int, default=0, help="optimizer steps, whatever the epochs; 0: epochs decide")
     flag("--batch-size", type=int, default=128, help="pairs (sft: answers) per optimizer step, over all processes")
-    flag("--tokens-per-micro-batch", type=int, default=4096, help="distinct tokens a process computes at once")
+    flag("--tokens-per-micro-batch", type=int, default=4096, help="distinct tokens that a process computes at once")
     flag("--max-length", type=int, help="drop rows of more tokens (default: the model's context)")
     flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
     flag("--clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
@@ -704,78 +707,57 @@ def parse_args(argv):
     return args
 
 
-def read_pairs(args, mesh, config, folder):
-    """(pairs, held-out pairs) of the command line, less those dropped, which go to OUT/dropped.jsonl."""
-    tokenizer, context = load_tokenizer(folder), getattr(config, "max_position_embeddings", None) or math.inf
-    limit = min(args.max_length or math.inf, context)
-    kept, dropped = [], []
-    for path in filter(None, (args.pairs, args.eval_pairs)):
-        examples, lost = load_examples(path, tokenizer, args.objective, args.prompt, limit, config.vocab_size)
-        kept.append(examples)
-        dropped += lost
+def check_flags(args):
+    """UserError for what no run can use."""
+    for name, low, high in (("beta", 1e-9, 1e9), ("lr", 0, 1e3), ("warmup", 0, 1), ("epochs", 1, 1 << 30),
+                            ("max_steps", 0, 1 << 40), ("batch_size", 1, 1 << 30), ("save_every", 0, 1 << 40),
+                            ("eval_every", 0, 1 << 40), ("tokens_per_micro_batch", 1, 1 << 40),
+                            ("weight_decay", 0, 1e3), ("clip", 0, 1e9), ("max_length", 2, 1 << 40)):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
+    if "-" in (args.pairs, args.eval_pairs):
+        raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
+    if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
+        raise UserError(f"{args.out}: holds a run; go on with --resume or name another --out", 2)
+    if os.path.realpath(args.out) in map(os.path.realpath, filter(None, (args.model, args.reference))):
+        raise UserError(f"{args.out}: is the model to start from; name another --out", 2)
+    try:
+        os.makedirs(args.out, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{args.out}: {error.strerror}; name another --out", 2) from error
+
+
+def read_pairs(args, folder, mesh):
+    """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    context = getattr(config, "max_position_embeddings", None) or math.inf
+    how = (tokenizer, args.objective, args.prompt, min(args.max_length or math.inf, context), config.vocab_size)
+    pairs, dropped = load_examples(args.pairs, *how)
+    held_out, more = load_examples(args.eval_pairs, *how) if args.eval_pairs else ([], [])
     if mesh.get_rank() == 0:
         with open(os.path.join(args.out, "dropped.jsonl"), "wb") as file:
-            file.writelines(map(format_row, dropped))
-    return kept[0], kept[1] if args.eval_pairs else []
-
-
-def fit(args, model, pairs, held_out, mesh, settings):
-    """The loop over optimizer steps: a batch's loss and gradients, clip, step; metrics and checkpoints on the way."""
-    import torch
-    from tqdm import tqdm
-    how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
-    optimizer = make_optimizer(model, args.lr, args.weight_decay)
-    progress = {"step": 0, "num_tokens": 0, "computed_tokens": 0}
-    if args.resume:
-        progress = load_checkpoint(args.out, model, optimizer, settings) or progress
-    per_epoch = -(-len(pairs) // args.batch_size)
-    steps, start = args.max_steps or args.epochs * per_epoch, progress["step"]
-    log = open_log(args.out, start)
-    if held_out and not start:
-        log({"step": 0, "epoch": 0.0, **measure(model, held_out, *how)})
-    bar = tqdm(range(start, steps), desc="train", initial=start, total=steps, disable=mesh.get_rank() > 0 or None)
-    for step in bar:
-        batch, rate = batch_at(step, pairs, args.batch_size, args.seed), learning_rate(step, steps, args.lr, args.schedule, args.warmup)
-        means, computed = run_batch(model, batch, *how)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-        progress = {"step": step + 1, "computed_tokens": progress["computed_tokens"] + computed,
-                    "num_tokens": progress["num_tokens"] + sum(len(ids) for e in batch for ids, _ in e.sequences)}
-        where = {"step": step + 1, "epoch": (step + 1) / per_epoch}
-        log({**where, **means, "grad_norm": norm, "learning_rate": rate, **progress})
-        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        if held_out and (step + 1 == steps or args.eval_every and (step + 1) % args.eval_every == 0):
-            log({**where, **measure(model, held_out, *how)})
-        if args.save_every and (step + 1) % args.save_every == 0:
-            save_checkpoint(args.out, model, optimizer, progress, settings)
+            file.writelines(map(format_row, dropped + more))
+    return pairs, held_out
 
 
 def main(argv=None):
     args = parse_args(argv)
-    prepare_out(args.out, args.resume)
     with processes(args.device) as mesh:
         folder = find_model(args.model)
-        config = load_config(folder)
-        pairs, held_out = read_pairs(args, mesh, config, folder)
-        model = load_model(folder, config, mesh, args.seed)
+        pairs, held_out = read_pairs(args, folder, mesh)
+        model = load_model(folder, mesh, args.seed)
         if args.objective != "sft":
-            other = args.reference and find_model(args.reference)
-
-            def reference():
-                return load_model(other, load_config(other), mesh, args.seed) if other else model
-
-            def ask(examples, path):
-                key = fingerprint(examples, other or folder, args.seed, mesh.device_type)
-                return add_references(examples, path, key, reference, args.tokens_per_micro_batch, mesh)
-
-            pairs, held_out = ask(pairs, args.pairs), held_out and ask(held_out, args.eval_pairs)
+            other = find_model(args.reference) if args.reference else folder
+            load = functools.cache(lambda: model if other == folder else load_model(other, mesh, args.seed))
+            pairs, held_out = (add_references(examples, path, fingerprint(examples, other, args.seed, mesh.device_type),
+                                              load, args.tokens_per_micro_batch, mesh) if examples else []
+                               for examples, path in ((pairs, args.pairs), (held_out, args.eval_pairs)))
+            load.cache_clear()  # no reference model is held in training
         settings = {name: getattr(args, name) for name in TRAJECTORY}
         settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
         fit(args, model, pairs, held_out, mesh, settings)
-        export(model, config, folder, args.out)
+        export(model, folder, args.out)
 
 
 if __name__ == "__main__":

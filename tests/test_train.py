@@ -1,0 +1,529 @@
+"""Training against stock transformers, against itself in other splits, and as a program.
+
+    python -m pytest tests/test_train.py
+"""
+import json
+import os
+import random
+import subprocess
+import sys
+from array import array
+
+import pytest
+import torch
+from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import train
+
+SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)
+MODELS = {  # large initial weights, so that an error in attention shows
+    "llama": dict(model_type="llama", tie_word_embeddings=True),
+    "llama untied, attention bias": dict(model_type="llama", attention_bias=True),
+    "qwen2": dict(model_type="qwen2"),
+    "qwen2 sliding": dict(model_type="qwen2", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen3": dict(model_type="qwen3", head_dim=16, tie_word_embeddings=True),
+    "mistral window": dict(model_type="mistral", sliding_window=7),
+    "gemma": dict(model_type="gemma", head_dim=16),
+    "olmo2": dict(model_type="olmo2"),
+    "phi3": dict(model_type="phi3"),
+}
+
+
+@pytest.fixture
+def mesh():
+    with train.processes("cpu") as mesh:
+        yield mesh
+
+
+def save_stock(folder, seed=0, **config):
+    """A folder with a stock model of random weights; returns that model."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**SMALL, **config}), attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:  # norms of one and biases of zero would hide that they are not loaded
+                weight.add_(0.3 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    return model.train()
+
+
+def branches(seed=0):
+    """Sequences (ids, start) that share in every way: m steps on one prefix, one prefix inside another, equal ones,
+    steps that begin alike, one that ends where another goes on, one alone."""
+    draw = random.Random(seed)
+
+    def some(n):
+        return [draw.randrange(1, 97) for _ in range(n)]
+
+    prompt, prefix, begin = some(11), some(14), some(3)
+    first = (prompt + prefix + begin + some(6), 25)
+    texts = [first, (prompt + prefix + begin + some(4), 25), (prompt + prefix + some(9), 25), first,
+             (prompt + some(5), 11), (first[0] + some(7), 30), (first[0][:27], 25), (some(17), 5), (prompt + prefix, 24)]
+    return [(array("i", ids), start) for ids, start in texts]
+
+
+def plain_sums(model, sequences):
+    """Summed log-probs of the targets, each sequence in a forward pass of its own."""
+    sums = []
+    for ids, start in sequences:
+        ids = torch.tensor(ids)
+        logps = model(ids[None]).logits[0].log_softmax(-1)[start - 1:-1]
+        sums.append(logps.gather(1, ids[start:, None]).sum())
+    return torch.stack(sums)
+
+
+def scored(model, sequences):
+    sums, _ = train.score(model, [train.Example("", [sequence], 1.0, None) for sequence in sequences], torch.device("cpu"))
+    return sums
+
+
+# --------------------------------------------------------------------------------- the trie and its attention
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tries_equal_separate_forwards(name, tmp_path, mesh):
+    stock = save_stock(tmp_path, **MODELS[name])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    sequences = branches()
+    direction = torch.randn(len(sequences))
+    expected, got = plain_sums(stock, sequences), scored(ours, sequences)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    (expected * direction).sum().backward()
+    (got * direction).sum().backward()
+    theirs = dict(stock.named_parameters())
+    for key, weight in ours.named_parameters():
+        error = (weight.grad.full_tensor() - theirs[key].grad).norm() / theirs[key].grad.norm().clamp(min=1e-6)
+        assert error < 1e-4, (key, error)
+
+
+def test_dense_mask_says_the_same(tmp_path, mesh):
+    """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
+    stock = save_stock(tmp_path, **MODELS["qwen2"])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    trie = train.build_trie(branches())
+    sees = torch.zeros(len(trie.ids), len(trie.ids), dtype=torch.bool)
+    for shared, path in trie.segments:
+        for depth in range(shared, len(path)):
+            sees[path[depth], path[:depth + 1]] = True
+    logits = stock(input_ids=torch.tensor([trie.ids]), position_ids=torch.tensor([trie.positions]),
+                   attention_mask=sees[None, None]).logits[0]
+    expected = logits.log_softmax(-1)[trie.reads, trie.targets]
+    torch.testing.assert_close(ours(train.place_trie(trie, torch.device("cpu"))), expected, rtol=0, atol=1e-4)
+
+
+def test_every_distinct_prefix_is_computed_once():
+    for seed in range(5):
+        sequences = branches(seed)
+        trie = train.build_trie(sequences)
+        prefixes = {tuple(ids[:n]) for ids, _ in sequences for n in range(1, len(ids))}
+        assert len(trie.ids) == len(trie.positions) == len(prefixes)
+        assert sum(len(path) - shared for shared, path in trie.segments) == len(prefixes)
+        targets = {tuple(ids[:n + 1]) for ids, start in sequences for n in range(start, len(ids))}
+        assert len(trie.reads) == len(targets)
+        assert trie.lengths == [len(ids) - start for ids, start in sequences]
+        spelled = {slot: tuple(trie.ids[i] for i in path[:depth + 1]) for _, path in trie.segments
+                   for depth, slot in enumerate(path)}
+        assert set(spelled.values()) == prefixes
+        assert [trie.positions[slot] + 1 for slot in spelled] == [len(prefix) for prefix in spelled.values()]
+
+
+def test_grouping_loses_no_segment_and_pads_little():
+    draw = random.Random(0)
+    segments = [(shared, list(range(shared + draw.randrange(60, 110)))) for shared in draw.choices(range(20), k=300)]
+    groups = train.group_segments(segments)
+    assert sorted(map(len, sum(([path for _, path in group] for group in groups), []))) \
+        == sorted(len(path) for _, path in segments)
+    area = sum((len(path) - shared) * len(path) for shared, path in segments)
+    padded = sum(len(group) * max(len(path) - shared for shared, path in group) * max(len(path) for _, path in group)
+                 for group in groups)
+    assert len(groups) < 15 and padded < 1.25 * area
+
+
+def examples_of(sequences):
+    return [train.Example(str(i), [a, b], 1.0, (0.0, 0.0)) for i, (a, b) in enumerate(zip(sequences[::2], sequences[1::2]))]
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100, 10 ** 6])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_micro_batches_hold_the_batch_within_the_budget(budget, world):
+    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
+    micros = train.split_batch(batch, budget, world)
+    assert len(micros) % world == 0
+    assert sorted(e.id for e in sum(micros, [])) == sorted(e.id for e in batch)
+    for micro in micros:
+        tokens = len(train.build_trie([s for e in micro for s in e.sequences]).ids)
+        assert tokens <= budget or len(micro) == 1
+    if budget == 10 ** 6:
+        assert len(micros) == world
+
+
+# ------------------------------------------------------------------------------------------- objectives
+
+@pytest.mark.parametrize("budget", [60, 10 ** 6])
+@pytest.mark.parametrize("objective", ["step-dpo", "sft"])
+def test_loss_of_a_batch_is_its_formula(objective, budget, tmp_path, mesh):
+    stock = save_stock(tmp_path, **MODELS["llama"])
+    model = train.load_model(str(tmp_path), mesh, seed=0)
+    sequences = branches()[:8]
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
+    sums = plain_sums(stock, sequences).view(4, 2)
+    reference = sums.detach() + torch.randn(4, 2)
+    pairs = [train.Example(str(i), sequences[2 * i:2 * i + 2], float(weights[i]), tuple(reference[i].tolist()))
+             for i in range(4)]
+    if objective == "sft":
+        pairs = [pair._replace(sequences=pair.sequences[:1]) for pair in pairs]
+        tokens = torch.tensor([len(ids) - start for (ids, start), in (pair.sequences for pair in pairs)])
+        expected = -(weights * sums[:, 0]).sum() / (weights * tokens).sum()  # over target tokens, not over rows
+    else:
+        margin = 0.4 * ((sums - reference)[:, 0] - (sums - reference)[:, 1])
+        expected = (weights * -torch.nn.functional.logsigmoid(margin)).sum() / weights.sum()
+    means, computed = train.run_batch(model, pairs, objective, 0.4, budget, mesh)
+    assert means["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    if objective == "step-dpo":
+        assert means["rewards/margins"] == pytest.approx(((weights * margin).sum() / weights.sum()).item(), abs=1e-4)
+        assert means["logps/chosen"] == pytest.approx(((weights * sums[:, 0]).sum() / weights.sum()).item(), abs=1e-4)
+    expected.backward()
+    theirs = dict(stock.named_parameters())
+    for key, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad.full_tensor(), theirs[key].grad, rtol=1e-3, atol=1e-5)
+
+
+def test_learning_rates():
+    rates = [train.learning_rate(step, 100, 1.0, "cosine", 0.1) for step in range(100)]
+    assert 0 < rates[0] < rates[9] < rates[10] == 1 and sorted(rates[10:], reverse=True) == rates[10:] and rates[-1] < 0.01
+    assert train.learning_rate(55, 100, 1.0, "linear", 0.1) == pytest.approx(0.5)
+    assert train.learning_rate(99, 100, 1.0, "constant", 0.0) == train.learning_rate(0, 1, 1.0, "linear", 0.0) == 1
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+def make_pairs(count=11):
+    """Pairs in the shape of correct.py's output, from PROBLEMS."""
+    rows = []
+    for row in PROBLEMS[:count]:
+        start = row["solution"].index("Step 2:") + len("Step 2:")
+        end = row["solution"].index("\nThe answer")
+        rows.append({"id": row["id"], "prompt": row["prompt"], "answer": row["answer"],
+                     "initial_reason_steps": row["solution"][:start], "chosen": row["solution"][start:end],
+                     "rejected": " We add 1 and 1, so 3.", "full_chosen": row["solution"][start:],
+                     "full_rejected": " We add 1 and 1, so 3.\nThe answer is: 3", "finish_reason": "stop"})
+    return rows
+
+
+def odd_rows():
+    """Ten rows in the shape of Math-Step-DPO-10K, with the joints that it has."""
+    row = {"dataset": "math", "prompt": "What is 2 plus 3?", "answer": "5", "chosen": " We add 2 and 3, so 5.",
+           "rejected": " We add 2 and 3, so 6.", "full_chosen": " We add 2 and 3, so 5.\nThe answer is: 5",
+           "full_rejected": " We add 2 and 3, so 6.\nThe answer is: 6",
+           "initial_reason_steps": "Let's think step by step.\nStep 1: We add 2 and 3.\nStep 2:"}
+    changes = [
+        {}, {"initial_reason_steps": "Let's think step by step. \nStep 1:"},  # a space before the newline
+        {"initial_reason_steps": "Let's think step by step. Step 1:"},        # a preamble of one line
+        {"initial_reason_steps": "Let's think step by step.\nStep 1: We add.\nStep 2: So.\nStep 3: So.\nStep 16:"},
+        {"initial_reason_steps": ""}, {"full_rejected": " We add and add and"},
+        {"chosen": "We add 2 and 3, so 5.", "full_chosen": "We add 2 and 3, so 5.\nThe answer is: 5"},
+        {"chosen": "We add 2 and 3, so 5.", "rejected": "We add 2 and 3, so 6."},
+        {"initial_reason_steps": "Let's think step by step.\nStep 1: "},
+        {"chosen": " 5", "rejected": " 6", "initial_reason_steps": "", "full_rejected": " 6"},
+    ]
+    return [row | change for change in changes]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def fit(model, pairs, out, *flags, resume=False):
+    """Run train.py in this process; returns its metrics."""
+    train.main([*map(str, ("--model", model, "--pairs", pairs, "--out", out, "--lr", 1e-3, "--batch-size", 4, *flags)),
+                *(["--resume"] if resume else [])])
+    return rows_of(out / "metrics.jsonl")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def spell(tokenizer, example):
+    """(text before the first target, text of the targets) of each sequence."""
+    return [(tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])) for ids, start in example.sequences]
+
+
+def make(tokenizer, row, objective, limit=256):
+    return train.make_example({"id": "1", **row}, tokenizer, objective, "raw", limit)[0]
+
+
+def test_what_is_scored(tokenizer):
+    row = make_pairs(1)[0]
+    before = row["prompt"] + "\n" + row["initial_reason_steps"]
+    assert spell(tokenizer, make(tokenizer, row, "step-dpo")) == [(before, row["chosen"]), (before, row["rejected"])]
+    assert spell(tokenizer, make(tokenizer, row, "dpo")) == [(before, row["full_chosen"] + "<|end|>"),
+                                                             (before, row["full_rejected"] + "<|end|>")]
+    assert spell(tokenizer, make(tokenizer, PROBLEMS[0], "sft")) == [
+        (PROBLEMS[0]["prompt"] + "\n", PROBLEMS[0]["solution"] + "<|end|>")]
+    whole = row | {"initial_reason_steps": "", "full_chosen": "Good.", "full_rejected": "Bad."}
+    assert spell(tokenizer, make(tokenizer, whole, "dpo"))[0] == (row["prompt"] + "\n", "Good.<|end|>")
+
+
+def test_answers_cut_by_length_do_not_end(tokenizer):
+    row = make_pairs(1)[0] | {"finish_reason": "length"}
+    chosen, rejected = spell(tokenizer, make(tokenizer, row, "dpo"))
+    assert chosen[1].endswith("<|end|>") and not rejected[1].endswith("<|end|>")
+    answer = {"prompt": "p", "completion": "Step 1: so", "correct": True, "finish_reason": "length"}
+    assert spell(tokenizer, make(tokenizer, answer, "sft")) == [("p\n", "Step 1: so")]
+
+
+def test_a_token_across_the_joint_belongs_to_the_step(tmp_path):
+    tokenizer = make_tokenizer(tmp_path, ["Step 1: ab"] * 9)
+    row = {"prompt": "", "initial_reason_steps": "Step 1: a", "chosen": "b", "rejected": "c"}
+    before, scored = spell(tokenizer, make(tokenizer, row, "step-dpo"))[0]
+    assert before + scored == "\nStep 1: ab" and len(scored) > 1
+    assert tokenizer(before + scored).input_ids == list(make(tokenizer, row, "step-dpo").sequences[0][0])
+
+
+def test_odd_joints_of_the_public_data(tokenizer):
+    for row in odd_rows():
+        (before, chosen), (_, rejected) = spell(tokenizer, make(tokenizer, row, "step-dpo"))
+        text = row["initial_reason_steps"] + row["chosen"]
+        joint = "" if text[0].isspace() else "\n"
+        assert before + chosen == row["prompt"] + joint + text
+        assert chosen.endswith(row["chosen"]) and rejected.endswith(row["rejected"])
+        assert len(chosen) <= len(row["chosen"]) + 1  # at most the white space before it
+
+
+def test_rows_that_cannot_be_used_are_dropped_and_counted(tiny_model, tmp_path, capfd):
+    good, *rest = make_pairs(6)
+    rows = [good, rest[0] | {"chosen": ""}, rest[1] | {"chosen": "so", "rejected": "so"}, good | {"prompt": "long " * 300}]
+    out = tmp_path / "out"
+    fit(tiny_model, write(tmp_path / "pairs.jsonl", rows), out, "--max-steps", 1)
+    assert [row["drop"] for row in rows_of(out / "dropped.jsonl")] == ["nothing to score", "chosen equals rejected",
+                                                                       "longer than 256 tokens"]
+    assert "4 in, 1 kept, 3 dropped (" in capfd.readouterr().err
+    answers = [{"prompt": "p", "completion": text, "correct": right} for text, right in
+               [("1", True), ("2", False), ("", True), ("3", True)]]
+    fit(tiny_model, write(tmp_path / "sft.jsonl", answers), tmp_path / "sft", "--objective", "sft", "--max-steps", 1)
+    assert [row["drop"] for row in rows_of(tmp_path / "sft" / "dropped.jsonl")] == ["wrong answer", "nothing to score"]
+
+
+# ------------------------------------------------------------------------------------------ whole program
+
+def same(ours, theirs, tolerance=1e-5):
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for a, b in zip(ours, theirs):
+        assert a.keys() == b.keys()
+        for name in a:
+            if "accuracies" not in name and name != "computed_tokens":
+                assert a[name] == pytest.approx(b[name], abs=tolerance, rel=tolerance), (a["step"], name)
+
+
+@pytest.mark.parametrize("objective", ["step-dpo", "dpo", "sft"])
+def test_any_micro_batches_give_the_same_run(objective, tiny_model, tmp_path):
+    rows = make_pairs() if objective != "sft" else PROBLEMS[:11]
+    pairs = write(tmp_path / "pairs.jsonl", rows)  # 11 rows in batches of 4: the last batch does not divide
+    flags = ["--objective", objective, "--epochs", 2, "--weight-decay", 0.1]
+    one = fit(tiny_model, pairs, tmp_path / "one", *flags)
+    small = fit(tiny_model, pairs, tmp_path / "small", *flags, "--tokens-per-micro-batch", 100)
+    assert len(one) == 6 and one[-1]["loss"] < one[0]["loss"] and one[-1]["epoch"] == 2
+    same(one, small)
+    for path in tmp_path.glob("*.reference-*"):  # a run that asks the reference and one that reads it are equal
+        path.unlink()
+        assert fit(tiny_model, pairs, tmp_path / "again", *flags) == one
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_equal_one(world, tiny_model, tmp_path):
+    rows = make_pairs(9)  # the last batch has one pair: every process but one has no data
+    pairs, held_out = write(tmp_path / "pairs.jsonl", rows), write(tmp_path / "eval.jsonl", make_pairs(12)[9:])
+    flags = ["--eval-pairs", held_out, "--epochs", 2, "--save-every", 5]
+    one = fit(tiny_model, pairs, tmp_path / "one", *flags)
+    for path in tmp_path.glob("*.reference-*"):
+        path.unlink()
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world),
+                    ROOT / "train.py", "--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "many", "--lr", "1e-3",
+                    "--batch-size", "4", *map(str, flags)], check=True, capture_output=True)
+    same(one, rows_of(tmp_path / "many" / "metrics.jsonl"))
+    # what several processes saved, one goes on with
+    for name in ("model.safetensors", "checkpoint-5/.metadata"):
+        assert (tmp_path / "many" / name).exists()
+    same(one, fit(tiny_model, pairs, tmp_path / "many", *flags, resume=True))
+    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "many"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-4)
+
+
+def test_resume_is_bit_equal(tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs())
+    flags = ["--eval-pairs", pairs, "--eval-every", 2, "--epochs", 3, "--save-every", 2]
+    fit(tiny_model, pairs, tmp_path / "whole", *flags)
+    whole = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert sorted(path.name for path in (tmp_path / "whole").glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+    cut = tmp_path / "cut"
+    with pytest.MonkeyPatch.context() as patch:  # killed in the seventh step, with a torn line in its metrics
+        def die(step, *_, rate=train.learning_rate):
+            if step == 6:
+                raise RuntimeError("killed")
+            return rate(step, *_)
+        patch.setattr(train, "learning_rate", die)
+        with pytest.raises(RuntimeError):
+            fit(tiny_model, pairs, cut, *flags)
+    with open(cut / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    fit(tiny_model, pairs, cut, *flags, resume=True)
+    assert (cut / "metrics.jsonl").read_text() == whole
+    assert (cut / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_resume_refuses_another_run(tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs())
+    out = tmp_path / "out"
+    flags = ["--max-steps", 2, "--save-every", 1]
+    fit(tiny_model, pairs, out, *flags)
+    with pytest.raises(train.UserError, match="holds a run; go on with --resume"):
+        fit(tiny_model, pairs, out, *flags)
+    with pytest.raises(train.UserError, match="made with another --beta, --seed; resume"):
+        fit(tiny_model, pairs, out, *flags, "--beta", 0.1, "--seed", 1, resume=True)
+    with pytest.raises(train.UserError, match="made with another --pairs;"):
+        fit(tiny_model, write(pairs, make_pairs(10)), out, *flags, resume=True)
+
+
+def test_reference_is_another_model(tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs(4))
+    first = fit(tiny_model, pairs, tmp_path / "a", "--max-steps", 3)
+    assert first[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    second = fit(tmp_path / "a", pairs, tmp_path / "b", "--max-steps", 1, "--reference", tiny_model)
+    assert second[0]["loss"] < 0.69 and second[0]["rewards/accuracies"] == 1
+    assert fit(tmp_path / "a", pairs, tmp_path / "c", "--max-steps", 1)[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_metrics_have_trl_names(tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs())
+    rows = fit(tiny_model, pairs, tmp_path / "out", "--eval-pairs", pairs, "--eval-every", 1, "--max-steps", 2)
+    names = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+             "logps/rejected"}
+    assert [row["step"] for row in rows] == [0, 1, 1, 2, 2]
+    assert set(rows[0]) == {"step", "epoch"} | {f"eval_{name}" for name in names}
+    assert set(rows[1]) == {"step", "epoch", "grad_norm", "learning_rate", "num_tokens", "computed_tokens"} | names
+    assert 0 < rows[1]["computed_tokens"] < rows[1]["num_tokens"] < rows[3]["num_tokens"]
+
+
+@pytest.mark.parametrize("name,dtype", [("llama", "float32"), ("llama untied, attention bias", "bfloat16")])
+def test_export_is_the_trained_model(name, dtype, tmp_path, mesh):
+    stock = save_stock(tmp_path / "in", **MODELS[name]).to(getattr(torch, dtype))
+    stock.save_pretrained(tmp_path / "in")
+    make_tokenizer(tmp_path / "in", ["some text"])
+    folder = str(tmp_path / "in")
+    model = train.load_model(folder, mesh, seed=0)
+    sequences = branches()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scored(model, sequences).mean().backward()
+    optimizer.step()
+    (tmp_path / "out").mkdir()
+    train.export(model, folder, str(tmp_path / "out"))
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="sdpa")
+    assert back.dtype == getattr(torch, dtype)
+    with torch.no_grad():
+        for weight in model.parameters():  # what rounding to the files' type leaves
+            weight.copy_(weight.to(back.dtype))
+        torch.testing.assert_close(plain_sums(back.float(), sequences), scored(model, sequences), rtol=0, atol=1e-4)
+    text = "some other text"
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")(text) == AutoTokenizer.from_pretrained(folder)(text)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json"]
+
+
+def test_random_weights_come_from_the_seed(tmp_path):
+    make_model(tmp_path / "start")
+    answers = write(tmp_path / "sft.jsonl", PROBLEMS[:8])
+    losses = [fit(tmp_path / "start", answers, tmp_path / name, "--objective", "sft", "--epochs", 1, "--seed", seed)
+              for name, seed in [("a", 0), ("b", 0), ("c", 1)]]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("objective", ["step-dpo", "dpo"])
+@pytest.mark.parametrize("prompt", ["chat", "qwen2-boxed", "deepseek-math", "alpaca"])
+def test_the_public_shape_trains_unchanged(objective, prompt, tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", odd_rows())
+    out = tmp_path / "out"
+    rows = fit(tiny_model, pairs, out, "--objective", objective, "--prompt", prompt, "--max-length", 256, "--epochs", 1)
+    assert len(rows) == 3 and (out / "model.safetensors").exists() and not (out / "dropped.jsonl").read_text()
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+def refusal(*flags):
+    with pytest.raises(train.UserError) as caught:
+        train.main(list(map(str, flags)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value), caught.value.code
+
+
+@pytest.mark.parametrize("content,message", [
+    ("", "no rows"), ("{\n", ":1: not JSON"), ("[]\n", ":1: a list"), ('{"prompt": "p", "rejected": "r"}\n', ":1: no 'chosen'"),
+    ('{"prompt": "p", "chosen": 1, "rejected": "r"}\n', ":1: 'chosen' is 1, not a string"),
+    ('{"prompt": "p", "chosen": "c", "rejected": "r", "initial_reason_steps": 3}\n', "row 1: 'initial_reason_steps' is 3"),
+    ('{"prompt": "p", "chosen": "c", "rejected": "r", "weight": -1}\n', "row 1: 'weight' is -1"),
+    ('{"prompt": "p", "chosen": "c", "rejected": "r", "weight": 0}\n', "every 'weight' is 0"),
+    ('{"prompt": "p", "chosen": "c", "rejected": "r", "drop": "length"}\n', "row 1 was dropped by an earlier stage"),
+    ('{"prompt": "p", "chosen": "", "rejected": "r"}\n', "1 in, 0 kept, 1 dropped (nothing to score 1)"),
+])
+def test_bad_rows(content, message, tiny_model, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(content)
+    text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out")
+    assert text.startswith(str(pairs)) and message in text and code == 1
+
+
+def test_sft_rows_need_an_answer(tiny_model, tmp_path):
+    pairs = write(tmp_path / "sft.jsonl", [{"prompt": "p", "id": "x"}])
+    text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out", "--objective", "sft")
+    assert "row x has no 'completion' and no 'solution'; run collect.py" in text and code == 1
+
+
+def test_bad_models(tiny_model, tmp_path):
+    pairs, out = write(tmp_path / "pairs.jsonl", make_pairs(2)), tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert "no model there" in refusal("--model", tmp_path / "empty", "--pairs", pairs, "--out", out)[0]
+    assert "neither a model folder nor" in refusal("--model", "nobody/nothing", "--pairs", pairs, "--out", out)[0]
+    make_model(tmp_path / "silent", template=False)
+    assert "no chat template; choose --prompt" in refusal("--model", tmp_path / "silent", "--pairs", pairs, "--out", out)[0]
+    make_model(tmp_path / "pickled")
+    (tmp_path / "pickled" / "pytorch_model.bin").touch()
+    assert "only safetensors are read" in refusal("--model", tmp_path / "pickled", "--pairs", pairs, "--out", out)[0]
+    make_model(tmp_path / "wider", hidden_size=80)
+    os.link(f"{tiny_model}/model.safetensors", tmp_path / "wider" / "model.safetensors")
+    assert "weights and config.json do not fit" in refusal("--model", tmp_path / "wider", "--pairs", pairs, "--out", out)[0]
+    for name, config, message in [
+            ("experts", dict(model_type="qwen2_moe", num_experts=4, moe_intermediate_size=16), "fuses the experts"),
+            ("softcap", dict(model_type="gemma2"), "attn_logit_softcapping")]:
+        AutoConfig.for_model(**{**SMALL, **config, "vocab_size": 403, "max_position_embeddings": 256}).save_pretrained(tmp_path / name)
+        make_tokenizer(tmp_path / name, ["text"])
+        text, code = refusal("--model", tmp_path / name, "--pairs", pairs, "--out", out)
+        assert message in text and code == 2
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--lr", "-1"], "--lr -1.0: must be from 0"), (["--batch-size", "0"], "--batch-size 0: must be from 1"),
+    (["--pairs", "-"], "--pairs -: every process reads the file"), (["--out", "/proc/no"], "/proc/no: ")])
+def test_bad_flags(flags, message, tmp_path):
+    text, code = refusal("--model", "m", "--pairs", "p", "--out", tmp_path / "out", *flags)
+    assert text.startswith(message) and code == 2
+
+
+def test_an_error_is_one_line_on_stderr(run, tiny_model):
+    done = run("train.py", "--model", tiny_model, "--pairs", "missing.jsonl", "--out", "out", code=1)
+    assert done.err == "train.py: missing.jsonl: No such file or directory; name a JSONL file or '-' for stdin\n"
+    assert not done.stdout
+
+
+def test_help_answers_without_torch():
+    code = "import sys, train\ntry: train.main(['--help'])\nfinally: assert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--tokens-per-micro-batch" in done.stdout, done.stderr
