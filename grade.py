@@ -18,7 +18,7 @@ import threading
 import unicodedata
 from fractions import Fraction
 
-MAX_CHARS = 1500  # a longer answer is compared as text
+MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 MAX_BITS = 16_000  # of an exact number: about 4,800 digits
 MAX_WORK = 2500  # operations in one comparison
@@ -113,10 +113,16 @@ def odd_dollar(text):
     return re.sub(r"(?<!\\)\$(?=\s*[\d.])", r"\\$", text, count=1) if odd else text
 
 
+def rows(text):
+    """A matrix as a tuple of its rows, a column as a tuple; a lone row gets a mate lest it be taken for a column."""
+    found = ["(" + row.replace("&", ",") + ")" for row in text.split(r"\\") if row.strip()]
+    return "(" + ",".join(found if len(found) > 1 else [*found, r"\{\}"]) + ")"
+
+
 SYMBOLS = str.maketrans({
     **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/", "~": " ",
     "√": " sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": "<=", "⩽": "<=", "≥": ">=", "⩾": ">=", "≠": "!=", "∪": r"\cup ",
-    "≈": r"\approx ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⌊": r"\lfloor ",
+    "≈": r"\approx ", "∈": r"\in ", "∅": r"\{\} ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⌊": r"\lfloor ",
     "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")", "’": "'", "‖": "|", "∣": "|", "\f": r"\f", "\b": r"\b"})
 REWRITES = [
     (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(normal(m[0]).split("⁄"))),
@@ -124,7 +130,7 @@ REWRITES = [
     (r"(?s).+", lambda m: normal(m[0]).translate(SYMBOLS)), (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
     (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"),  # a reader of JSON took the \t of \text for a tab
     (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*", lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),  # escaped twice
-    (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"), (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
+    (r"\\(?:emptyset|varnothing)\b", r"\\{\\}"), (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"), (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|"
      r"math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?", " "),
     (r"\\[dtc]frac", r"\\frac"), (r"(\\\\)\s*\[[\d.]+[a-z]+\]", r"\1"), (r"(?<!\\)\\[()\[\]]", " "),
@@ -137,7 +143,9 @@ REWRITES = [
     (r"\\l(floor|ceil)\b", r"\\\1{"), (r"\\r(floor|ceil)\b", "}"), (r"\^\s*\{?\s*\\circ\b\s*\}?|\\degree\b", ' "deg" '),
     (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
     (r"\\(begin|end)\s*\{(?:cases|aligned|gathered|array)\}(?:\{[lcr| ]*\})?", " "),
-    (r"\\(begin|end)\s*\{[pbB]?(?:small)?matrix\}", r"\\\1 "),
+    (r"\\begin\s*\{[pbB]?(?:small)?matrix\}(.*?)\\end\s*\{[pbB]?(?:small)?matrix\}", lambda m: rows(m[1])),
+    (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", lambda m: r"\frac{%d}{%d}" % (
+        int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
     (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
     (r"(?s).+", lambda m: odd_dollar(m[0])), (r"(?<!\\)\$", " "),
@@ -150,7 +158,7 @@ SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  
     != \ne \neq  = == := \equiv \in \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
     , ; and or \cup \lor \vee \land \wedge \quad \qquad \\  % \% percent percentage  "dollar" \$ dollar dollars usd
     "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen
-    \infty inf infinity oo  \emptyset \varnothing  \phi \varphi phi  \epsilon \varepsilon  \sqrt sqrt  \abs abs
+    \infty inf infinity oo  \phi \varphi phi  \epsilon \varepsilon  \sqrt sqrt  \abs abs
     \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \csc csc
     \sinh sinh  \cosh cosh  \tanh tanh  \ln ln \log log  \lg lg  \exp exp  \pi pi  \theta theta  \alpha alpha""")
 UNITS = table("""deg degree degrees  cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre
@@ -161,9 +169,13 @@ PREFIXES = FUNCTIONS | set(r"\abs \floor \ceil \sqrt \frac \binom".split())
 NAMES = set(r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \phi
     \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Phi \Psi \Omega \pi \infty \angle \triangle \ell
     \hbar \odot \max \min""".split())
+PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
+LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, "_": 5, **dict.fromkeys(
+    [f'"{word}"' for word in UNITS if UNITS[word] == "deg"], 5)}
+END = " end"
 BASES = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-TOKEN = re.compile(rf'\s*({NUMBER}\\overline\s*\{{\d+\}}|{NUMBER}(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+'
+TOKEN = re.compile(rf'\s*({NUMBER}(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+'
                    r"|\*\*|[<>=!:]=|=<|\S)")
 
 
@@ -193,23 +205,22 @@ def tokenize(text):
             tokens.append(f'"{token}"')
         else:
             tokens += token if token.isalpha() else [token]
-    return [" end", *tokens[::-1]]
+    return [END, *tokens[::-1]]
 
 
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
-    if len(text) > MAX_CHARS:
-        return "text", text
-    text = spell(text)
+    text = spell(text) if len(text) <= MAX_CHARS else text
     word = re.fullmatch(r"[A-Za-z][A-Za-z' -]+", text) and " and " not in text and text.lower() not in SAME
     try:
-        if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text):
+        if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text) or len(text) > MAX_CHARS:
             raise ValueError("a word, not a product of letters")
-        tokens = tokenize(text)
-        items = listing(tokens, 0)
-        if tokens != [" end"]:
-            raise ValueError(tokens[-1])
-        return items[0] if len(items) == 1 else ("seq", "", "", items)
+        if r"\pm" in text:  # every item that holds it is two
+            signs = (text.replace(r"\pm", a).replace(r"\mp", b) for a, b in ("+-", "-+"))
+            items = dict.fromkeys(x for sign in signs for x in listing(tokenize(sign), 0, [END])[0])
+        else:
+            items = listing(tokenize(text), 0, [END])[0]
+        return items[0] if len(items) == 1 else ("seq", "", "", tuple(items))
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\bthe\b", " ", text).split())
@@ -229,21 +240,16 @@ def read_number(text: str) -> Fraction | None:
 # ("unit", tree, "cm") ("rel", signs, sides) ("text", words)
 
 
-def listing(tokens, depth):
-    """Items between commas, two for one that holds a plus-minus."""
+def listing(tokens, depth, closers):
+    """The items between commas and the bracket that closes them."""
     items = []
-    while not items or tokens[-1] in (",", "&"):
-        if items:
+    while tokens[-1] not in closers:
+        items.append(item(tokens, depth))
+        if tokens[-1] == ",":
             tokens.pop()
-        if not items or tokens[-1] not in (" end", ",", "&"):
-            items.append(item(tokens, depth))
-    return tuple(choose(x, sign) for x in items for sign in ((1, -1) if "'pm'" in repr(x) else (1,)))
-
-
-def choose(node, sign):
-    if node[:1] == ("pm",):
-        return choose(node[2], sign) if node[1] == sign else ("neg", choose(node[2], sign))
-    return tuple(choose(part, sign) if isinstance(part, tuple) else part for part in node)
+        elif tokens[-1] not in closers:
+            raise ValueError(tokens[-1])
+    return tuple(items), tokens.pop()
 
 
 def item(tokens, depth):
@@ -277,9 +283,9 @@ def unit(tokens):
 
 def subscript(tokens):
     text = [tokens.pop()]
-    while text[0] == "{" and text[-1] not in ("}", " end"):
+    while text[0] == "{" and text[-1] not in ("}", END):
         text.append(tokens.pop())
-    if text[-1] == " end":
+    if text[-1] == END:
         raise ValueError("subscript")
     text = "".join(text).strip("{}").replace('"', "")
     return BASES.get(text, text)
@@ -287,21 +293,16 @@ def subscript(tokens):
 
 def level(token):
     """How tightly what follows an operand binds: sums 1, products 2, products without a sign 3, powers 4, marks 5."""
-    if token in LEVELS:
-        return LEVELS[token]
-    if token in FUNCTIONS or token[0].isalnum() or token[0] in "." or token in NAMES or token in PREFIXES:
-        return 2.2 if token in FUNCTIONS else 3
-    return 5 if UNITS.get(token.strip('"')) == "deg" else 0
-
-
-LEVELS = {"+": 1, "-": 1, r"\pm": 1, r"\mp": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, "_": 5}
+    if token in LEVELS or token in FUNCTIONS:
+        return LEVELS.get(token, 2.2)
+    return 3 if token[0].isalnum() or token[0] == "." or token in NAMES or token in PREFIXES else 0
 
 
 def parse(tokens, depth, above=0):
     """An expression of all operators that bind more tightly than `above`."""
-    if level(tokens[-1]) == 1 and depth < MAX_DEPTH:
+    if tokens[-1] in ("+", "-") and depth < MAX_DEPTH:
         sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, 2))
-        node = {"+": node, "-": ("neg", node), r"\pm": ("pm", 1, node), r"\mp": ("pm", -1, node)}[sign]
+        node = node if sign == "+" else ("neg", node)
     else:
         node = atom(tokens, depth)
     while (binding := level(tokens[-1])) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
@@ -332,10 +333,9 @@ def product(left, right, tokens, depth):
         if tokens.pop() != "/":
             raise ValueError("two numbers")
         right = ("/", right, parse(tokens, depth, 3))
-    if last[0] == "num" and right[0] == "/" and right[1][0] == right[2][0] == "num":
-        if last[1].denominator == 1 and 0 < right[1][1] < right[2][1]:
-            mixed = ("num", last[1] + right[1][1] / right[2][1], None)
-            return ("*", *rest, mixed) if rest else mixed
+    if last[0] == "num" and last[1].denominator == 1 and right[0] == "/" and right[1][0] == right[2][0] == "num":
+        mixed = ("num", last[1] + right[1][1] / right[2][1], None)
+        return ("*", *rest, mixed) if rest else mixed
     return joined("*", left, right)
 
 
@@ -344,13 +344,20 @@ def atom(tokens, depth):
     if depth > MAX_DEPTH:
         raise ValueError("too deep")
     if token[0].isdigit() or token[0] == ".":
-        return number(token)
-    if token in ("(", "[", "{", r"\{", r"\begin"):
-        return bracket(tokens, depth + 1, token)
+        mantissa, _, exponent = token.lower().partition("e")
+        if len(exponent) > 4:
+            raise ValueError(token)
+        return "num", Fraction(token), None if exponent else len(mantissa.partition(".")[2])
+    if token in PAIRS:
+        items, closer = listing(tokens, depth + 1, PAIRS[token])
+        if len(items) == 1 and token + closer in ("()", "[]", "{}"):
+            return items[0]
+        if len(items) < 2 and token != r"\{":
+            raise ValueError(token)
+        ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
+        return "seq", *ends, items
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
-    if token == r"\emptyset":
-        return "seq", "{", "}", ()
     name = token.strip('"')
     if token not in NAMES and not (len(name) == 1 and name.isalpha()):
         raise ValueError(token)
@@ -358,40 +365,6 @@ def atom(tokens, depth):
         mark = tokens.pop()
         name += mark + (subscript(tokens) if mark == "_" else "")
     return "name", name
-
-
-def number(token):
-    whole, _, repeated = token.rstrip(" }").replace("{", "").partition(r"\overline")
-    mantissa, _, exponent = whole.lower().partition("e")
-    places = len(mantissa.partition(".")[2])
-    if len(exponent) > 4:
-        raise ValueError(token)
-    more = Fraction(int(repeated), 10**places * (10**len(repeated.strip()) - 1)) if repeated else 0
-    return "num", Fraction(whole) + more, None if exponent or repeated else places
-
-
-def bracket(tokens, depth, opener):
-    """What stands in brackets: one expression, a tuple, an interval, a set, a matrix (a tuple of its rows)."""
-    closers = {"(": ")]", "[": ")]", "{": "}", r"\{": r"\}", r"\begin": r"\end"}[opener]
-    if opener == r"\begin":
-        rows = [[]]
-        while tokens[-1] != closers:
-            rows[-1].append(parse(tokens, depth))
-            if tokens[-1] == ",":
-                rows.append([])
-            if tokens[-1] in ("&", ","):
-                tokens.pop()
-        tokens.pop()
-        return "seq", "(", ")", tuple(("seq", "(", ")", tuple(row)) if row[1:] else row[0] for row in rows if row)
-    items = () if tokens[-1] == closers else listing(tokens, depth)
-    closer = tokens.pop()
-    if closer not in closers or len(items) < 2 and opener[-1] != "{" and opener + closer not in ("()", "[]"):
-        raise ValueError(opener + closer)
-    if len(items) == 1 and opener != r"\{":
-        return items[0]
-    if opener[-1] == "{":
-        return "seq", "{", "}", items
-    return ("seq", opener, closer, items) if len(items) == 2 else ("seq", "(", ")", items)
 
 
 def function(tokens, depth, name):
@@ -426,8 +399,8 @@ LOCK = threading.Lock()  # contexts of mpmath share its cached constants
 EXACT = {  # None where the result is not exact
     "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
     r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
+    "!": lambda n: Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n <= 1500 else None,
+    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if n.denominator == k.denominator and 0 <= k <= n <= 1500 else None,
     "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 
@@ -444,10 +417,6 @@ def size(x):
     return x.numerator.bit_length() + x.denominator.bit_length()
 
 
-def natural(*numbers):
-    return all(x.denominator == 1 and 0 <= x <= 1500 for x in numbers)
-
-
 def inexact(x):
     return mp().mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
@@ -456,6 +425,9 @@ def value(node, env, work):
     """The value of a tree. env: {name: Fraction}; where it is not empty, leaving the reals is an error, as is all that
     is undefined or too large (ArithmeticError, ValueError). work: [operations left]."""
     kind, *parts = node
+    work[0] -= 1
+    if work[0] < 0:
+        raise OverflowError("too much work")
     if kind == "num":
         return parts[0]
     if kind == "name":
@@ -463,17 +435,13 @@ def value(node, env, work):
         return env[parts[0]] if parts[0] in env else constants[parts[0]] * 1
     args = [value(part, env, work) for part in parts]
     exact = all(isinstance(x, Fraction) for x in args)
-    work[0] -= 1 + len(args) + (sum(map(size, args)) // 300 if exact else 3)
-    if work[0] < 0:
-        raise OverflowError("too much work")
+    work[0] -= sum(map(size, args)) // 300 if exact else 20 if kind in MPMATH else 5
     result = EXACT[kind](*args) if exact and kind in EXACT else None
     if result is None:
         result = approximate(kind, args, exact)
-    if isinstance(result, Fraction):
-        large = size(result) > MAX_BITS
-    else:
-        large = mp().isfinite(result) and result and abs(mp().mag(result)) > MAX_BITS
-    if large or mp().isnan(result) or env and mp().im(result):
+    number = result if isinstance(result, Fraction) else mp().mpc(result)
+    large = size(result) > MAX_BITS if number is result else mp().isfinite(number) and number and abs(mp().mag(number)) > MAX_BITS
+    if large or number is not result and (mp().isnan(number) or env and number.imag):
         raise ValueError("too large, undefined, or beyond the reals")
     return result
 
@@ -549,8 +517,8 @@ def choice(text):
 
 def options(problem):
     """{"A": "$61", ...}, from what follows "Options:" or the first A)."""
-    tail = re.split(r"(?i)(?:options|choices)\s*:|(?=\(?\bA\s*[).:])", problem[-3000:], maxsplit=1)[-1]
-    parts = re.split(r"\(?\b([A-J])\s*[).:](?!\d)", tail)
+    tail = re.split(r"(?i)(?:options|choices)\s*:|(?=\(?\bA\s*[).:])", problem[-2000:], maxsplit=1)[-1]
+    parts = re.split(r"\(?\b([A-J])\s*(?:\)|[.:](?!\d))", tail)[:21]
     return dict(zip(parts[1::2], map(str.strip, parts[2::2])))
 
 
@@ -562,7 +530,7 @@ def same(a, b, work):
     if a == b or work[0] < 0:
         return a == b
     if "unit" in kinds:
-        (x, u), (y, v) = (t[1:] if t[0] == "unit" else as_unit(t) for t in (a, b))
+        (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t, "") for t in (a, b))
         few, many = sorted((set(u.split()), set(v.split())), key=len)
         agree = not few or u == v or few < many and not re.search(r"[/^%]|base|[ap]m", u + v)
         return agree and same(x, y, work)
@@ -573,20 +541,13 @@ def same(a, b, work):
     return "text" not in kinds and same_value(a, b, work)
 
 
-def as_unit(node):
-    """0.64N beside 0.64 newton: a factor that may be a unit."""
-    if node[0] == "*" and len(node) == 3 and node[2][0] == "name" and node[2][1] in "mgshLKCNJWV" and not names(node[1]):
-        return node[1], node[2][1].lower()
-    return node, ""
-
-
 def same_value(a, b, work):
     """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
     (x, places), (y, gold_places) = decimal(a), decimal(b)
-    if places and gold_places:
+    if places and gold_places and places > gold_places:
         scale = 10**gold_places
-        return (Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y) and x * y >= 0) if places > gold_places else x == y
-    pairs = [*at_points(a, b, work)]
+        return x * y >= 0 and Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y)
+    pairs = [(x, y)] if places == gold_places != None else [*at_points(a, b, work)]
     if names(a) | names(b):
         return len(pairs) > 1 and all(close(*pair) for pair in pairs)
     return bool(pairs) and (close(*pairs[0]) or printed(x, places, pairs[0][1]) or printed(y, gold_places, pairs[0][0]))
@@ -594,8 +555,9 @@ def same_value(a, b, work):
 
 def decimal(node):
     """(value, digits after the point) of a plain number."""
-    x, places = node[1][1:] if node[0] == "neg" and node[1][0] == "num" else node[1:] if node[0] == "num" else (None, None)
-    return -x if node[0] == "neg" and x is not None else x, places
+    if node[0] == "neg" and node[1][0] == "num":
+        return -node[1][1], node[1][2]
+    return node[1:] if node[0] == "num" else (None, None)
 
 
 def printed(x, places, y):
@@ -625,11 +587,10 @@ def same_items(a, b, work):
                 return False
             del rest[found]
         return True
-    if "" in (open_a, open_b):  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
-        x, y, same_kind = in_order(x), in_order(y), "()" in (open_a + close_a, open_b + close_b)
-    else:
-        same_kind = (open_a, close_a) == (open_b, close_b)
-    return same_kind and all(same(*pair, work) for pair in zip(x, y))
+    ends = {open_a + close_a, open_b + close_b}
+    if ends == {"", "()"}:  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
+        x, y = in_order(x), in_order(y)
+    return (len(ends) == 1 or ends == {"", "()"}) and all(same(*pair, work) for pair in zip(x, y))
 
 
 def in_order(items):
