@@ -158,17 +158,24 @@ def split_batch(batch, budget, world):
     batch = sorted(batch, key=lambda example: example.sequences[0][0])
     firsts = [example.sequences[0][0][:-1] for example in batch]
     alone = [len(build_trie(example.sequences).ids) for example in batch]
-    new = [max(n - s, 1) for n, s in zip(alone, [0, *map(common, firsts, firsts[1:])])]
-    for count in range(world * -(-sum(new) // (budget * world)), sum(new) * world + 1, world):
-        micros, sizes, seen = [[] for _ in range(count)], [0] * count, 0
+    new = [n - shared for n, shared in zip(alone, [0, *map(common, firsts, firsts[1:])])]
+
+    def fill(room):
+        micros, used = [], math.inf
         for example, n, first in zip(batch, new, alone):
-            place = seen * count // sum(new)
-            sizes[place] += n if micros[place] else first
-            micros[place].append(example)
-            seen += n
-        if all(size <= budget or len(micro) == 1 for size, micro in zip(sizes, micros)):
-            break
-    return micros
+            if used + n <= room:
+                micros[-1].append(example)
+                used += n
+            else:
+                micros.append([example])
+                used = first
+        return micros
+
+    micros, room = fill(budget), min(budget, sum(alone))
+    count = -(-len(micros) // world) * world
+    while (room := 0.9 * room) >= max(alone) and len(even := fill(room)) <= count:
+        micros = even  # as even as they come: the largest decides how long all processes take
+    return micros + [[]] * (count - len(micros))
 
 
 # -------------------------------------------------------------------------------------------- attention
@@ -500,9 +507,10 @@ def fingerprint(*parts):
         if isinstance(part, str) and os.path.isdir(part):
             files = sorted(glob.glob(os.path.join(part, "*.safetensors"))) + [os.path.join(part, "config.json")]
             part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-        elif isinstance(part, list):
-            part = [(start, bytes(ids), e.weight, e.reference) for e in part for ids, start in e.sequences]
-        digest.update(repr(part).encode())
+        for item in part if isinstance(part, list) else [part]:
+            if isinstance(item, Example):
+                item = [(ids.tobytes(), start, item.weight) for ids, start in item.sequences]
+            digest.update(repr(item).encode())
     return digest.hexdigest()[:16]
 
 
@@ -560,14 +568,6 @@ def learning_rate(step, steps, peak, schedule, warmup):
         return peak * (step + 1) / (warm + 1)
     done = (step - warm) / max(steps - warm, 1)
     return peak * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
-
-
-def make_optimizer(model, weight_decay):
-    """AdamW; biases and norms do not decay."""
-    import torch
-    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups)
 
 
 def checkpoints(out):
@@ -635,7 +635,9 @@ def fit(args, model, pairs, held_out, mesh, settings):
     import torch
     from tqdm import tqdm
     how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
-    optimizer = make_optimizer(model, args.weight_decay)
+    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
+                                   {"params": others, "weight_decay": 0.0}])
     progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
     if args.resume and last:
         progress = load_checkpoint(last[0], model, optimizer, settings)
@@ -708,14 +710,11 @@ def parse_args(argv):
 
 
 def check_flags(args):
-    """UserError for what no run can use."""
-    for name, low, high in (("beta", 1e-9, 1e9), ("lr", 0, 1e3), ("warmup", 0, 1), ("epochs", 1, 1 << 30),
-                            ("max_steps", 0, 1 << 40), ("batch_size", 1, 1 << 30), ("save_every", 0, 1 << 40),
-                            ("eval_every", 0, 1 << 40), ("tokens_per_micro_batch", 1, 1 << 40),
-                            ("weight_decay", 0, 1e3), ("clip", 0, 1e9), ("max_length", 2, 1 << 40)):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
+    """UserError for what no run can use; makes OUT."""
+    least = {"epochs": 1, "batch_size": 1, "tokens_per_micro_batch": 1, "max_length": 2}
+    for name, value in vars(args).items():
+        if isinstance(value, (int, float)) and not value >= least.get(name, 0):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least.get(name, 0)}", 2)
     if "-" in (args.pairs, args.eval_pairs):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
     if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
@@ -747,15 +746,16 @@ def main(argv=None):
         folder = find_model(args.model)
         pairs, held_out = read_pairs(args, folder, mesh)
         model = load_model(folder, mesh, args.seed)
+        settings = {name: getattr(args, name) for name in TRAJECTORY}
+        settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
         if args.objective != "sft":
             other = find_model(args.reference) if args.reference else folder
+            settings["reference"] = fingerprint(other)
             load = functools.cache(lambda: model if other == folder else load_model(other, mesh, args.seed))
             pairs, held_out = (add_references(examples, path, fingerprint(examples, other, args.seed, mesh.device_type),
                                               load, args.tokens_per_micro_batch, mesh) if examples else []
                                for examples, path in ((pairs, args.pairs), (held_out, args.eval_pairs)))
             load.cache_clear()  # no reference model is held in training
-        settings = {name: getattr(args, name) for name in TRAJECTORY}
-        settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
         fit(args, model, pairs, held_out, mesh, settings)
         export(model, folder, args.out)
 

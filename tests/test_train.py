@@ -510,7 +510,7 @@ def test_bad_models(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("flags,message", [
-    (["--lr", "-1"], "--lr -1.0: must be from 0"), (["--batch-size", "0"], "--batch-size 0: must be from 1"),
+    (["--lr", "-1"], "--lr -1.0: must be at least 0"), (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
     (["--pairs", "-"], "--pairs -: every process reads the file"), (["--out", "/proc/no"], "/proc/no: ")])
 def test_bad_flags(flags, message, tmp_path):
     text, code = refusal("--model", "m", "--pairs", "p", "--out", tmp_path / "out", *flags)
