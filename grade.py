@@ -528,7 +528,7 @@ def same(a, b, work):
     a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
     kinds = {a[0], b[0]}
     if a == b or work[0] < 0:
-        return a == b
+        return a == b and a not in (("text", ""), ("seq", "", "", ()))
     if "unit" in kinds:
         (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t, "") for t in (a, b))
         few, many = sorted((set(u.split()), set(v.split())), key=len)
