@@ -50,7 +50,7 @@ def row_texts(row, objective):
     whole = row.get("finish_reason") != "length"  # an answer that was cut must not teach to stop there
     if objective == "sft":
         return [("", row["completion"] if "completion" in row else row["solution"], whole)]
-    prefix = row.get("initial_reason_steps") or ""
+    prefix = row.get("initial_reason_steps", "")
     if objective == "dpo":
         return [(prefix, row["full_chosen"], True), (prefix, row["full_rejected"], whole)]
     return [(prefix, row["chosen"], False), (prefix, row["rejected"], False)]
@@ -62,9 +62,9 @@ def check_row(row, where, objective):
         raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
     if objective == "sft" and not ("completion" in row or "solution" in row):
         raise UserError(f"{where} has no 'completion' and no 'solution'; run collect.py --keep right first")
-    for name in ("completion", "solution") if objective == "sft" else ("initial_reason_steps",):
-        if not isinstance(row.get(name) or "", str):
-            raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string")
+    name = "initial_reason_steps" if objective != "sft" else "completion" if "completion" in row else "solution"
+    if not isinstance(row.get(name, ""), str):
+        raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string")
     weight = row.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
         raise UserError(f"{where}: 'weight' is {json.dumps(weight)[:40]}, not a number of at least 0")
@@ -108,7 +108,8 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary):
         else:
             examples.append(example)
     reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(row["drop"] for row in dropped).most_common())
-    tally = f"{len(examples) + len(dropped)} in, {len(examples)} kept, {len(dropped)} dropped" + f" ({reasons})" * bool(reasons)
+    tally = f"{len(examples) + len(dropped)} in, {len(examples)} kept, {len(dropped)} dropped"
+    tally += f" ({reasons})" if reasons else ""
     if not sum(example.weight for example in examples):
         raise UserError(f"{path}: no row to train on: " + ("every 'weight' is 0" if examples else tally))
     say(f"{path}: {tally}")
@@ -146,7 +147,8 @@ def build_trie(sequences):
         picks[i] = [reads.setdefault(read, len(reads)) for read in zip(path[start - 1:], tokens[start:])]
         last = tokens
     return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
-                           targets=[token for _, token in reads], picks=sum(picks, []), lengths=list(map(len, picks)))
+                           targets=[token for _, token in reads], picks=[i for pick in picks for i in pick],
+                           lengths=[len(pick) for pick in picks])
 
 
 def split_batch(batch, budget, world):
@@ -181,31 +183,40 @@ def split_batch(batch, budget, world):
 # -------------------------------------------------------------------------------------------- attention
 
 def place_trie(trie, device):
-    """The trie's lists as tensors, with what the attention of this kind of device needs of its segments."""
+    """The trie's lists as tensors, with its segments laid out for the attention of this kind of device."""
     import torch
     put = functools.partial(torch.tensor, device=device)
     placed = SimpleNamespace(**{name: put(getattr(trie, name))
                                 for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
-    if device.type == "cuda":
-        new, whole = zip(*((len(path) - shared, len(path)) for shared, path in trie.segments))
-        placed.keys = put([slot for _, path in trie.segments for slot in path])
-        placed.longest_q, placed.longest_k = max(new), max(whole)
-        placed.ends_q, placed.ends_k = (put([0, *n]).cumsum(0, dtype=torch.int32) for n in (new, whole))
-        return placed
+    lay_out = lay_out_varlen if device.type == "cuda" else lay_out_padded
+    lay_out(placed, trie.segments, put)
+    return placed
+
+
+def lay_out_varlen(placed, segments, put):
+    """keys: all paths, one after another. ends_q, ends_k: where each segment's queries and keys end, from 0."""
+    import torch
+    new, whole = zip(*((len(path) - shared, len(path)) for shared, path in segments))
+    placed.keys = put([slot for _, path in segments for slot in path])
+    placed.longest_q, placed.longest_k = max(new), max(whole)
+    placed.ends_q, placed.ends_k = (put([0, *n]).cumsum(0, dtype=torch.int32) for n in (new, whole))
+
+
+def lay_out_padded(placed, segments, put):
+    """groups: (queries, keys, depth of the queries), (group, longest) each. back: where the result for a slot is."""
+    import torch
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     placed.groups, placed.masks, order = [], {}, []
-    for group in group_segments(trie.segments):
+    for group in group_segments(segments):
         queries = pad([put(path[shared:]) for shared, path in group], padding_value=-1)
-        keys = pad([put(path) for _, path in group])
         shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
         # padding stands where the last query does, so that it too sees something
         depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
-        placed.groups.append((queries.clamp(min=0), keys, depth))
+        placed.groups.append((queries.clamp(min=0), pad([put(path) for _, path in group]), depth))
         order.append(queries.flatten())
     order = torch.cat(order)
-    placed.back = torch.empty_like(placed.ids)  # where the result for a slot is
+    placed.back = torch.empty_like(placed.ids)
     placed.back[order[order >= 0]] = (order >= 0).nonzero().squeeze(1)
-    return placed
 
 
 def group_segments(segments):
@@ -324,6 +335,10 @@ def find_model(name):
         raise UserError(f"{name}: neither a model folder nor a hub's model ({reason}); check the name", 2) from error
 
 
+def files_in(folder, *patterns):
+    return [path for pattern in patterns for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))]
+
+
 def load_config(folder):
     """The model's configuration. UserError for what is no model, or one that would silently be trained wrongly."""
     from transformers import AutoConfig
@@ -365,7 +380,7 @@ def load_model(folder, mesh, seed):
             model._init_weights(module)  # rope's frequencies are in no file
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    load = load_weights if glob.glob(os.path.join(folder, "*.safetensors")) else draw_weights
+    load = load_weights if files_in(folder, "*.safetensors") else draw_weights
     load(model, folder, seed)
     return model.train()
 
@@ -420,15 +435,16 @@ def draw_weights(model, folder, seed):
     import torch
     from torch.distributed.tensor import DTensor, distribute_tensor
     from transformers import AutoModelForCausalLM
-    others = [path for kind in ("bin", "pt", "pth", "gguf") for path in glob.glob(os.path.join(folder, f"*.{kind}"))]
-    if others:
-        raise UserError(f"{others[0]}: only safetensors are read; convert the model with save_pretrained", 2)
+    for path in files_in(folder, "*.bin", "*.pt", "*.pth", "*.gguf"):
+        raise UserError(f"{path}: only safetensors are read; convert the model with save_pretrained", 2)
     say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
     torch.manual_seed(seed)
     drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
     for name, tensor in model_state(model).items():
         full = drawn[name].to(tensor.device)
-        tensor.copy_(distribute_tensor(full, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else full)
+        if isinstance(tensor, DTensor):
+            full = distribute_tensor(full, tensor.device_mesh, tensor.placements)
+        tensor.copy_(full)
 
 
 def export(model, folder, out):
@@ -453,10 +469,10 @@ def export(model, folder, out):
             os.remove(os.path.join(out, "model.safetensors.index.json"))
         config.save_pretrained(out)
         # copied, not saved anew, so that it cannot become another tokenizer on the way
-        for kind in ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template", "generation_config"):
-            for path in glob.glob(os.path.join(glob.escape(folder), kind + "*")):
-                if os.path.isfile(path):
-                    shutil.copy(path, out)
+        for path in files_in(folder, "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*",
+                             "chat_template*", "generation_config*"):
+            if os.path.isfile(path):
+                shutil.copy(path, out)
     dist.barrier()
 
 
@@ -471,8 +487,8 @@ def say(message):
 def run_batch(model, batch, objective, beta, budget, mesh):
     """({metric: weighted mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
-    The loss is Σ weight·loss / Σ weight, for sft Σ weight·loss / Σ weight·target tokens, whatever the micro-batches
-    and processes are. FSDP averages gradients over processes, hence `world` in what is differentiated.
+    The loss is Σ weight·loss / Σ weight, for sft Σ weight·loss / Σ weight·tokens, whatever the micro-batches and
+    processes are. FSDP averages gradients over processes, hence `world` in what is differentiated.
     """
     import torch
     import torch.distributed as dist
@@ -505,8 +521,8 @@ def fingerprint(*parts):
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str) and os.path.isdir(part):
-            files = sorted(glob.glob(os.path.join(part, "*.safetensors"))) + [os.path.join(part, "config.json")]
-            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns)
+                    for file in files_in(part, "*.safetensors", "config.json")]
         for item in part if isinstance(part, list) else [part]:
             if isinstance(item, Example):
                 item = [(ids.tobytes(), start, item.weight) for ids, start in item.sequences]
@@ -536,18 +552,18 @@ def add_references(examples, path, key, load, budget, mesh):
         dist.all_reduce(logps)
         stored = [logps.tolist()]
         if mesh.get_rank() == 0:
-            write_aside(cache, json.dumps(stored[0]))
+            try:
+                write_aside(cache, json.dumps(stored[0]))
+            except OSError as error:  # a read-only data folder costs only the next run's time
+                say(f"{cache}: {error.strerror}; not kept for the next run")
     return [example._replace(reference=tuple(logps)) for example, logps in zip(examples, stored[0])]
 
 
 def write_aside(path, text):
     """Write a file so that a killed run leaves the old one or the new one."""
-    try:
-        with open(path + ".new", "w") as file:
-            file.write(text)
-        os.replace(path + ".new", path)
-    except OSError as error:  # a read-only data folder costs only the next run's time
-        say(f"{path}: {error.strerror}; going on without it")
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
 
 
 def batch_at(step, examples, batch_size, seed):
@@ -572,8 +588,7 @@ def learning_rate(step, steps, peak, schedule, warmup):
 
 def checkpoints(out):
     """Folders of the whole checkpoints in OUT, oldest first."""
-    found = [path for path in glob.glob(os.path.join(glob.escape(out), "checkpoint-*")) if path.rsplit("-")[-1].isdigit()]
-    return sorted(found, key=lambda path: int(path.rsplit("-")[-1]))
+    return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
 
 
 def save_checkpoint(out, model, optimizer, progress, settings):
@@ -630,14 +645,20 @@ def open_log(out, step):
     return log
 
 
+def make_optimizer(model, weight_decay):
+    """AdamW; biases and norms do not decay."""
+    import torch
+    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
+                              {"params": others, "weight_decay": 0.0}])
+
+
 def fit(args, model, pairs, held_out, mesh, settings):
     """The loop over optimizer steps, with metrics, measurements and checkpoints on the way."""
     import torch
     from tqdm import tqdm
     how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
-    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay},
-                                   {"params": others, "weight_decay": 0.0}])
+    optimizer = make_optimizer(model, args.weight_decay)
     progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
     if args.resume and last:
         progress = load_checkpoint(last[0], model, optimizer, settings)
@@ -679,7 +700,8 @@ def fit(args, model, pairs, held_out, mesh, settings):
 # ---------------------------------------------------------------------------------------------- program
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     flag = parser.add_argument
     flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
     flag("--pairs", required=True, metavar="FILE", help="JSONL rows to train on")
@@ -723,6 +745,7 @@ def check_flags(args):
         raise UserError(f"{args.out}: is the model to start from; name another --out", 2)
     try:
         os.makedirs(args.out, exist_ok=True)
+        open(os.path.join(args.out, "dropped.jsonl"), "a").close()  # before hours are spent
     except OSError as error:
         raise UserError(f"{args.out}: {error.strerror}; name another --out", 2) from error
 

@@ -112,6 +112,30 @@ def test_dense_mask_says_the_same(tmp_path, mesh):
     torch.testing.assert_close(ours(train.place_trie(trie, torch.device("cpu"))), expected, rtol=0, atol=1e-4)
 
 
+def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
+    """What torch documents of varlen_attn, which needs a GPU: causal from the lower right corner."""
+    parts = []
+    for (a, b), (c, d) in zip(zip(ends_q, ends_q[1:]), zip(ends_k, ends_k[1:])):
+        assert b - a <= longest_q and d - c <= longest_k
+        behind = torch.arange(d - b + a - c, d - c)[:, None] - torch.arange(d - c)
+        mask = (behind >= 0) & (behind <= (window_size[0] if window_size[0] >= 0 else behind.max()))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d])), attn_mask=mask, scale=scale,
+            enable_gqa=enable_gqa).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2 sliding"])
+def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
+    """The GPU's path up to its kernel, for which the oracle stands."""
+    stock = save_stock(tmp_path, **MODELS[name])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
+    monkeypatch.setattr(train, "attend_padded", train.attend_varlen)
+    monkeypatch.setattr(train, "lay_out_padded", train.lay_out_varlen)
+    torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
+
+
 def test_every_distinct_prefix_is_computed_once():
     for seed in range(5):
         sequences = branches(seed)
@@ -155,7 +179,13 @@ def test_micro_batches_hold_the_batch_within_the_budget(budget, world):
         tokens = len(train.build_trie([s for e in micro for s in e.sequences]).ids)
         assert tokens <= budget or len(micro) == 1
     if budget == 10 ** 6:
-        assert len(micros) == world
+        assert len(micros) == world and all(micros)
+
+
+def test_a_long_row_does_not_split_the_others():
+    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
+    long = train.Example("long", [(array("i", [1] * 900), 5), (array("i", [1] * 901), 5)], 1.0, None)
+    assert len(train.split_batch([*batch, long], 500, 1)) == len(train.split_batch(batch, 500, 1)) + 1
 
 
 # ------------------------------------------------------------------------------------------- objectives
@@ -483,14 +513,18 @@ def test_bad_rows(content, message, tiny_model, tmp_path):
 
 def test_sft_rows_need_an_answer(tiny_model, tmp_path):
     pairs = write(tmp_path / "sft.jsonl", [{"prompt": "p", "id": "x"}])
-    text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out", "--objective", "sft")
+    flags = ["--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out", "--objective", "sft"]
+    text, code = refusal(*flags)
     assert "row x has no 'completion' and no 'solution'; run collect.py" in text and code == 1
+    write(pairs, [{"prompt": "p", "completion": None, "solution": "s"}])
+    assert "row 1: 'completion' is null, not a string" in refusal(*flags)[0]
 
 
 def test_bad_models(tiny_model, tmp_path):
     pairs, out = write(tmp_path / "pairs.jsonl", make_pairs(2)), tmp_path / "out"
     (tmp_path / "empty").mkdir()
     assert "no model there" in refusal("--model", tmp_path / "empty", "--pairs", pairs, "--out", out)[0]
+    assert "no model there" in refusal("--model", tiny_model, "--reference", tmp_path / "empty", "--pairs", pairs, "--out", out)[0]
     assert "neither a model folder nor" in refusal("--model", "nobody/nothing", "--pairs", pairs, "--out", out)[0]
     make_model(tmp_path / "silent", template=False)
     assert "no chat template; choose --prompt" in refusal("--model", tmp_path / "silent", "--pairs", pairs, "--out", out)[0]
