@@ -131,7 +131,7 @@ REWRITES = [
     (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"),  # a reader of JSON took the \t of \text for a tab
     (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*", lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),  # escaped twice
     (r"\\(?:emptyset|varnothing)\b", r"\\{\\}"), (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"), (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|"
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|vec|"
      r"math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?", " "),
     (r"\\[dtc]frac", r"\\frac"), (r"(\\\\)\s*\[[\d.]+[a-z]+\]", r"\1"), (r"(?<!\\)\\[()\[\]]", " "),
     (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),
@@ -139,7 +139,10 @@ REWRITES = [
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\^\s*\{?\\prime\}?", "'"),
     (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
-    (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"\|([^|]+)\|", r" \\abs{\1}"),
+    (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"), (r"\|([^|]+)\|", r" \\abs{\1}"),
+    (r"\\frac\s*\{d(\w)\}\s*\{d\w\}|\bd([a-z])/d[a-z]\b", r"\1\2'"), (r"\*\s*I\b", "*i"),
+    (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""),
+    (r"(?:\bMatrix\s*\()?\[\s*\[(.*)\]\s*\]\)?", lambda m: rows(re.sub(r"\]\s*,\s*\[", r"\\\\", m[1]))),
     (r"\\l(floor|ceil)\b", r"\\\1{"), (r"\\r(floor|ceil)\b", "}"), (r"\^\s*\{?\s*\\circ\b\s*\}?|\\degree\b", ' "deg" '),
     (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
     (r"\\(begin|end)\s*\{(?:cases|aligned|gathered|array)\}(?:\{[lcr| ]*\})?", " "),
@@ -151,8 +154,8 @@ REWRITES = [
     (r"(?s).+", lambda m: odd_dollar(m[0])), (r"(?<!\\)\$", " "),
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
     (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
-    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?)\s*([\d.,]*\d)", r"\2 \1 "), (r"\s+", " ")]
+    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\{\\}"), (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
+    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "), (r"\s+", " ")]
 REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
 SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  >= \ge \geq \geqslant  < \lt  > \gt
     != \ne \neq  = == := \equiv \in \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
@@ -211,7 +214,8 @@ def tokenize(text):
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     text = spell(text) if len(text) <= MAX_CHARS else text
-    word = re.fullmatch(r"[A-Za-z][A-Za-z' -]+", text) and " and " not in text and text.lower() not in SAME
+    word = re.fullmatch(r"[A-Za-z]+(?:[' -][A-Za-z]+)*", text) and re.search("[A-Za-z]{2}", text) and \
+        " and " not in text and text.lower() not in SAME
     try:
         if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text) or len(text) > MAX_CHARS:
             raise ValueError("a word, not a product of letters")
@@ -256,12 +260,14 @@ def item(tokens, depth):
     """An expression with its unit, or words, or a chain of these joined by = < > and their like."""
     sides, signs = [], []
     while len(sides) == len(signs):
-        words = len(tokens[-1]) > 3 and tokens[-1][0] == '"'
-        node = ("text",) if words else parse(tokens, depth)
+        words = []
+        while len(tokens[-1]) > 3 and tokens[-1][0] == '"':
+            words.append(tokens.pop().strip('"').lower())
+        node = ("text", " ".join(words)) if words else parse(tokens, depth)
         marks = unit(tokens)
         if node[0] in ("deg", "unit"):
             node, marks = node[1], " ".join([*(node[2:] or ["deg"]), marks]).strip()
-        sides.append((*node, marks) if words else ("unit", node, marks) if marks else node)
+        sides.append(("unit", node, marks) if marks else node)
         if tokens[-1] in ("=", "<", ">", "<=", ">=", "!="):
             signs.append(tokens.pop())
     return ("rel", tuple(signs), tuple(sides)) if signs else sides[0]
@@ -477,6 +483,8 @@ def at_points(a, b, work):
         for i, name in enumerate(variables):
             x = Fraction(17 + 6 * i + 11 * row, (7, 13, 79 + 7 * i, 1, 11, 19)[row])
             env[name] = -x if row == 4 or row == 5 and i % 2 == 0 else x
+        if {"c", "C"} <= env.keys() and not any({"c", "C"} <= names(tree) for tree in (a, b)):
+            env["C"] = env["c"]  # a constant of integration has either name
         try:
             yield value(a, env, work), value(b, env, work)
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
