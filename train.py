@@ -41,6 +41,7 @@ METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "
            "logps/rejected")  # TRL's names; sft has the first
 TRAJECTORY = ("objective", "prompt", "beta", "lr", "schedule", "warmup", "epochs", "max_steps", "batch_size",
               "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
+FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
 # ------------------------------------------------------------------------------------------------- rows
@@ -458,7 +459,7 @@ def export(model, folder, out):
     state, files, size = model_state(model), {}, 0
     for name, tensor in state.items():
         state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
-        files[name] = size // (5 << 30) + 1
+        files[name] = size // FILE_BYTES + 1
         size += state[name].numel() * state[name].element_size()
     dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
     consolidate_safetensors_files_on_every_rank(aside, out, files)

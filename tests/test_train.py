@@ -60,7 +60,8 @@ def branches(seed=0):
     prompt, prefix, begin = some(11), some(14), some(3)
     first = (prompt + prefix + begin + some(6), 25)
     texts = [first, (prompt + prefix + begin + some(4), 25), (prompt + prefix + some(9), 25), first,
-             (prompt + some(5), 11), (first[0] + some(7), 30), (first[0][:27], 25), (some(17), 5), (prompt + prefix, 24)]
+             (prompt + some(5), 11), (first[0] + some(7), 30), (first[0][:27], 25), (some(17), 5),
+             (prompt + prefix, 24)]
     return [(array("i", ids), start) for ids, start in texts]
 
 
@@ -75,8 +76,8 @@ def plain_sums(model, sequences):
 
 
 def scored(model, sequences):
-    sums, _ = train.score(model, [train.Example("", [sequence], 1.0, None) for sequence in sequences], torch.device("cpu"))
-    return sums
+    examples = [train.Example("", [sequence], 1.0, None) for sequence in sequences]
+    return train.score(model, examples, torch.device("cpu"))[0]
 
 
 # --------------------------------------------------------------------------------- the trie and its attention
@@ -165,7 +166,8 @@ def test_grouping_loses_no_segment_and_pads_little():
 
 
 def examples_of(sequences):
-    return [train.Example(str(i), [a, b], 1.0, (0.0, 0.0)) for i, (a, b) in enumerate(zip(sequences[::2], sequences[1::2]))]
+    pairs = zip(sequences[::2], sequences[1::2])
+    return [train.Example(str(i), list(pair), 1.0, (0.0, 0.0)) for i, pair in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("budget", [1, 40, 100, 10 ** 6])
@@ -221,7 +223,8 @@ def test_loss_of_a_batch_is_its_formula(objective, budget, tmp_path, mesh):
 
 def test_learning_rates():
     rates = [train.learning_rate(step, 100, 1.0, "cosine", 0.1) for step in range(100)]
-    assert 0 < rates[0] < rates[9] < rates[10] == 1 and sorted(rates[10:], reverse=True) == rates[10:] and rates[-1] < 0.01
+    assert 0 < rates[0] < rates[9] < rates[10] == 1
+    assert sorted(rates[10:], reverse=True) == rates[10:] and rates[-1] < 0.01
     assert train.learning_rate(55, 100, 1.0, "linear", 0.1) == pytest.approx(0.5)
     assert train.learning_rate(99, 100, 1.0, "constant", 0.0) == train.learning_rate(0, 1, 1.0, "linear", 0.0) == 1
 
@@ -330,7 +333,8 @@ def test_odd_joints_of_the_public_data(tokenizer):
 
 def test_rows_that_cannot_be_used_are_dropped_and_counted(tiny_model, tmp_path, capfd):
     good, *rest = make_pairs(6)
-    rows = [good, rest[0] | {"chosen": ""}, rest[1] | {"chosen": "so", "rejected": "so"}, good | {"prompt": "long " * 300}]
+    rows = [good, rest[0] | {"chosen": ""}, rest[1] | {"chosen": "so", "rejected": "so"},
+            good | {"prompt": "long " * 300}]
     out = tmp_path / "out"
     fit(tiny_model, write(tmp_path / "pairs.jsonl", rows), out, "--max-steps", 1)
     assert [row["drop"] for row in rows_of(out / "dropped.jsonl")] == ["nothing to score", "chosen equals rejected",
@@ -376,8 +380,8 @@ def test_processes_equal_one(world, tiny_model, tmp_path):
     for path in tmp_path.glob("*.reference-*"):
         path.unlink()
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world),
-                    ROOT / "train.py", "--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "many", "--lr", "1e-3",
-                    "--batch-size", "4", *map(str, flags)], check=True, capture_output=True)
+                    ROOT / "train.py", "--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "many",
+                    "--lr", "1e-3", "--batch-size", "4", *map(str, flags)], check=True, capture_output=True)
     same(one, rows_of(tmp_path / "many" / "metrics.jsonl"))
     # what several processes saved, one goes on with
     for name in ("model.safetensors", "checkpoint-5/.metadata"):
@@ -443,8 +447,9 @@ def test_metrics_have_trl_names(tiny_model, tmp_path):
     assert 0 < rows[1]["computed_tokens"] < rows[1]["num_tokens"] < rows[3]["num_tokens"]
 
 
-@pytest.mark.parametrize("name,dtype", [("llama", "float32"), ("llama untied, attention bias", "bfloat16")])
-def test_export_is_the_trained_model(name, dtype, tmp_path, mesh):
+@pytest.mark.parametrize("name,dtype,files", [("llama", "float32", 1), ("llama", "float32", 3),
+                                              ("llama untied, attention bias", "bfloat16", 1)])
+def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeypatch):
     stock = save_stock(tmp_path / "in", **MODELS[name]).to(getattr(torch, dtype))
     stock.save_pretrained(tmp_path / "in")
     make_tokenizer(tmp_path / "in", ["some text"])
@@ -455,6 +460,8 @@ def test_export_is_the_trained_model(name, dtype, tmp_path, mesh):
     scored(model, sequences).mean().backward()
     optimizer.step()
     (tmp_path / "out").mkdir()
+    size = sum(weight.numel() * weight.element_size() for weight in stock.parameters())
+    monkeypatch.setattr(train, "FILE_BYTES", size // files + 1)
     train.export(model, folder, str(tmp_path / "out"))
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="sdpa")
     assert back.dtype == getattr(torch, dtype)
@@ -464,8 +471,10 @@ def test_export_is_the_trained_model(name, dtype, tmp_path, mesh):
         torch.testing.assert_close(plain_sums(back.float(), sequences), scored(model, sequences), rtol=0, atol=1e-4)
     text = "some other text"
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(text) == AutoTokenizer.from_pretrained(folder)(text)
+    weights = ["model.safetensors"] if files == 1 else [
+        *(f"model-0000{i + 1}-of-0000{files}.safetensors" for i in range(files)), "model.safetensors.index.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "chat_template.jinja", "config.json", "generation_config.json", *weights, "tokenizer.json",
         "tokenizer_config.json"]
 
 
@@ -486,6 +495,40 @@ def test_the_public_shape_trains_unchanged(objective, prompt, tiny_model, tmp_pa
     assert len(rows) == 3 and (out / "model.safetensors").exists() and not (out / "dropped.jsonl").read_text()
 
 
+@pytest.mark.parametrize("objective", ["step-dpo", "dpo"])
+def test_equals_trl(objective, tiny_model, tmp_path, tokenizer):
+    """Five optimizer steps beside TRL's DPOTrainer on the same token ids.
+
+    TRL appends EOS to plain text, which is what dpo does; it does not to conversations, so step-dpo's texts go as
+    conversations through a template that prints them verbatim. One batch a step, so that order does not matter.
+    """
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    names = ("chosen", "rejected") if objective == "step-dpo" else ("full_chosen", "full_rejected")
+    rows = make_pairs(6)
+    texts = [{"prompt": train.render_prompt(tokenizer, row["prompt"], "raw", row["initial_reason_steps"]),
+              "chosen": row[names[0]], "rejected": row[names[1]]} for row in rows]
+    if objective == "step-dpo":
+        texts = [{name: [{"role": "user" if name == "prompt" else "assistant", "content": text}]
+                  for name, text in row.items()} for row in texts]
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    theirs = AutoTokenizer.from_pretrained(tiny_model, chat_template=template)
+    trainer = trl.DPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_model), train_dataset=datasets.Dataset.from_list(texts),
+        processing_class=theirs, args=trl.DPOConfig(
+            tmp_path / "trl", beta=0.4, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0, max_steps=5,
+            per_device_train_batch_size=6, max_length=None, weight_decay=0.0, max_grad_norm=1.0, logging_steps=1,
+            bf16=False, gradient_checkpointing=False, use_cpu=True, report_to=[], save_strategy="no",
+            disable_tqdm=True))
+    trainer.train()
+    ours = fit(tiny_model, write(tmp_path / "pairs.jsonl", rows), tmp_path / "ours", "--objective", objective,
+               "--prompt", "raw", "--batch-size", 6, "--warmup", 0, "--max-steps", 5)
+    for a, b in zip(ours, trainer.state.log_history, strict=False):
+        for name in ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/chosen", "logps/chosen",
+                     "logps/rejected"):
+            assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-4), (a["step"], name)
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 def refusal(*flags):
@@ -496,9 +539,11 @@ def refusal(*flags):
 
 
 @pytest.mark.parametrize("content,message", [
-    ("", "no rows"), ("{\n", ":1: not JSON"), ("[]\n", ":1: a list"), ('{"prompt": "p", "rejected": "r"}\n', ":1: no 'chosen'"),
+    ("", "no rows"), ("{\n", ":1: not JSON"), ("[]\n", ":1: a list"),
+    ('{"prompt": "p", "rejected": "r"}\n', ":1: no 'chosen'; run correct.py first"),
     ('{"prompt": "p", "chosen": 1, "rejected": "r"}\n', ":1: 'chosen' is 1, not a string"),
-    ('{"prompt": "p", "chosen": "c", "rejected": "r", "initial_reason_steps": 3}\n', "row 1: 'initial_reason_steps' is 3"),
+    ('{"prompt": "p", "chosen": "c", "rejected": "r", "initial_reason_steps": 3}\n',
+     "row 1: 'initial_reason_steps' is 3, not a string"),
     ('{"prompt": "p", "chosen": "c", "rejected": "r", "weight": -1}\n', "row 1: 'weight' is -1"),
     ('{"prompt": "p", "chosen": "c", "rejected": "r", "weight": 0}\n', "every 'weight' is 0"),
     ('{"prompt": "p", "chosen": "c", "rejected": "r", "drop": "length"}\n', "row 1 was dropped by an earlier stage"),
@@ -523,24 +568,25 @@ def test_sft_rows_need_an_answer(tiny_model, tmp_path):
 def test_bad_models(tiny_model, tmp_path):
     pairs, out = write(tmp_path / "pairs.jsonl", make_pairs(2)), tmp_path / "out"
     (tmp_path / "empty").mkdir()
-    assert "no model there" in refusal("--model", tmp_path / "empty", "--pairs", pairs, "--out", out)[0]
-    assert "no model there" in refusal("--model", tiny_model, "--reference", tmp_path / "empty", "--pairs", pairs, "--out", out)[0]
-    assert "neither a model folder nor" in refusal("--model", "nobody/nothing", "--pairs", pairs, "--out", out)[0]
     make_model(tmp_path / "silent", template=False)
-    assert "no chat template; choose --prompt" in refusal("--model", tmp_path / "silent", "--pairs", pairs, "--out", out)[0]
     make_model(tmp_path / "pickled")
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
-    assert "only safetensors are read" in refusal("--model", tmp_path / "pickled", "--pairs", pairs, "--out", out)[0]
     make_model(tmp_path / "wider", hidden_size=80)
     os.link(f"{tiny_model}/model.safetensors", tmp_path / "wider" / "model.safetensors")
-    assert "weights and config.json do not fit" in refusal("--model", tmp_path / "wider", "--pairs", pairs, "--out", out)[0]
-    for name, config, message in [
-            ("experts", dict(model_type="qwen2_moe", num_experts=4, moe_intermediate_size=16), "fuses the experts"),
-            ("softcap", dict(model_type="gemma2"), "attn_logit_softcapping")]:
-        AutoConfig.for_model(**{**SMALL, **config, "vocab_size": 403, "max_position_embeddings": 256}).save_pretrained(tmp_path / name)
+    for name, config in [("experts", dict(model_type="qwen2_moe", num_experts=4, moe_intermediate_size=16)),
+                         ("softcap", dict(model_type="gemma2"))]:
+        config = SMALL | config | {"vocab_size": 403, "max_position_embeddings": 256}
+        AutoConfig.for_model(**config).save_pretrained(tmp_path / name)
         make_tokenizer(tmp_path / name, ["text"])
+    for name, message in [("empty", "no model there"), ("silent", "no chat template; choose --prompt"),
+                          ("pickled", "only safetensors are read"), ("wider", "weights and config.json do not fit"),
+                          ("experts", "fuses the experts"), ("softcap", "attn_logit_softcapping")]:
         text, code = refusal("--model", tmp_path / name, "--pairs", pairs, "--out", out)
-        assert message in text and code == 2
+        assert text.startswith(str(tmp_path / name)) and message in text and code == 2
+    text, _ = refusal("--model", "nobody/nothing", "--pairs", pairs, "--out", out)
+    assert text.startswith("nobody/nothing: neither a model folder nor")
+    text, _ = refusal("--model", tiny_model, "--reference", tmp_path / "empty", "--pairs", pairs, "--out", out)
+    assert "no model there" in text
 
 
 @pytest.mark.parametrize("flags,message", [
@@ -558,6 +604,8 @@ def test_an_error_is_one_line_on_stderr(run, tiny_model):
 
 
 def test_help_answers_without_torch():
-    code = "import sys, train\ntry: train.main(['--help'])\nfinally: assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = ("import sys, train\n"
+            "try: train.main(['--help'])\n"
+            "finally: assert not {'torch', 'transformers'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--tokens-per-micro-batch" in done.stdout, done.stderr
