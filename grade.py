@@ -29,8 +29,8 @@ MAX_WORK = 2500  # operations in one comparison
 BALANCED = functools.reduce(lambda inner, _: rf"(?:\\.|[^{{}}\\]|\{{{inner}\}})*", range(8), "")
 BOX = re.compile(rf"\\f?box(?:ed)?(?![a-z])\s*(?:\{{({BALANCED})\}}|([^\s${{}}]+))|boxed\(([^()]*)\)", re.S)
 BOX_GAP = re.compile(r"[\s$\\()]*(?:[,;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})[\s$\\(),]*(?:and\b|or\b)?[\s$\\()]*")
-PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|equals|"
-                    r"(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
+PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|"
+                    r"equals|(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
 SENTENCE_END = re.compile(r"(?<![ap]\.m)\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?! )([^$\n]+?)(?<! )\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]|((?:(?<![\w)\]])-)?"
                      r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+|\\?%)?|\\frac\{[^{}]*\}\{[^{}]*\})", re.S)
@@ -89,10 +89,6 @@ def table(text):
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
 
 
-def normal(text):
-    return unicodedata.normalize("NFKC", text)
-
-
 def in_ascii(m):
     """A digit of any script as 0-9, a Greek letter as its command, any other letter as it is."""
     words = unicodedata.name(m[0], "").split()
@@ -107,12 +103,6 @@ def quote(m):
     return f' "{words}" ' if re.fullmatch(r"(?!and$|or$)[A-Za-z][A-Za-z.' /-]*", words) else f" {m[1]} "
 
 
-def odd_dollar(text):
-    """A dollar sign without a partner is a currency."""
-    odd = len(re.findall(r"(?<!\\)\$", text)) % 2
-    return re.sub(r"(?<!\\)\$(?=\s*[\d.])", r"\\$", text, count=1) if odd else text
-
-
 def rows(text):
     """A matrix as a tuple of its rows, a column as a tuple; a lone row gets a mate lest it be taken for a column."""
     found = ["(" + row.replace("&", ",") + ")" for row in text.split(r"\\") if row.strip()]
@@ -120,17 +110,21 @@ def rows(text):
 
 
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/", "~": " ",
+    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/",
     "√": " sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": "<=", "⩽": "<=", "≥": ">=", "⩾": ">=", "≠": "!=", "∪": r"\cup ",
-    "≈": r"\approx ", "∈": r"\in ", "∅": r"\{\} ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⌊": r"\lfloor ",
-    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")", "’": "'", "‖": "|", "∣": "|", "\f": r"\f", "\b": r"\b"})
+    "~": " ", "≈": r"\approx ", "∈": r"\in ", "∅": r"\{\} ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")", "’": "'", "‖": "|", "∣": "|",
+    "\f": r"\f", "\b": r"\b"})
+nfkc = functools.partial(unicodedata.normalize, "NFKC")
 REWRITES = [
-    (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(normal(m[0]).split("⁄"))),
-    (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{%s}" % normal(m[0])), (r"[₀-₉]+", lambda m: "_{%s}" % normal(m[0])),
-    (r"(?s).+", lambda m: normal(m[0]).translate(SYMBOLS)), (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
+    (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(nfkc(m[0]).split("⁄"))),
+    (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{%s}" % nfkc(m[0])), (r"[₀-₉]+", lambda m: "_{%s}" % nfkc(m[0])),
+    (r"(?s).+", lambda m: nfkc(m[0]).translate(SYMBOLS)), (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
     (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"),  # a reader of JSON took the \t of \text for a tab
-    (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*", lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),  # escaped twice
-    (r"\\(?:emptyset|varnothing)\b", r"\\{\\}"), (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"), (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
+    (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*",  # escaped twice
+     lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),
+    (r"\\(?:emptyset|varnothing)\b", r"\\{\\}"), (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"),
+    (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|vec|"
      r"math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?", " "),
     (r"\\[dtc]frac", r"\\frac"), (r"(\\\\)\s*\[[\d.]+[a-z]+\]", r"\1"), (r"(?<!\\)\\[()\[\]]", " "),
@@ -139,7 +133,8 @@ REWRITES = [
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\^\s*\{?\\prime\}?", "'"),
     (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
-    (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"), (r"\|([^|]+)\|", r" \\abs{\1}"),
+    (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"),
+    (r"\|([^|]+)\|", r" \\abs{\1}"),
     (r"\\frac\s*\{d(\w)\}\s*\{d\w\}|\bd([a-z])/d[a-z]\b", r"\1\2'"), (r"\*\s*I\b", "*i"),
     (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""),
     (r"(?:\bMatrix\s*\()?\[\s*\[(.*)\]\s*\]\)?", lambda m: rows(re.sub(r"\]\s*,\s*\[", r"\\\\", m[1]))),
@@ -151,11 +146,13 @@ REWRITES = [
         int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
     (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
-    (r"(?s).+", lambda m: odd_dollar(m[0])), (r"(?<!\\)\$", " "),
+    (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"), (r"(?<!\\)\$", " "),  # a dollar sign without a partner is a currency
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
     (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\{\\}"), (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
-    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "), (r"\s+", " ")]
+    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\{\\}"),
+    (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
+    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
+    (r"\s+", " ")]
 REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
 SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  >= \ge \geq \geqslant  < \lt  > \gt
     != \ne \neq  = == := \equiv \in \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
@@ -166,11 +163,12 @@ SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  
     \sinh sinh  \cosh cosh  \tanh tanh  \ln ln \log log  \lg lg  \exp exp  \pi pi  \theta theta  \alpha alpha""")
 UNITS = table("""deg degree degrees  cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre
     m meter metre  inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce
-    l liter litre  ml milliliter  s sec second  min minute mins  h hr hour hrs  / per  am  pm  sq  unit units st nd rd th""")
+    l liter litre  ml milliliter  s sec second  min minute mins  h hr hour hrs  / per  am  pm  sq
+    unit units st nd rd th""")
 FUNCTIONS = set(r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split())
 PREFIXES = FUNCTIONS | set(r"\abs \floor \ceil \sqrt \frac \binom".split())
-NAMES = set(r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \phi
-    \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Phi \Psi \Omega \pi \infty \angle \triangle \ell
+NAMES = set(r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau
+    \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Phi \Psi \Omega \pi \infty \angle \triangle \ell
     \hbar \odot \max \min""".split())
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, "_": 5, **dict.fromkeys(
@@ -405,8 +403,8 @@ LOCK = threading.Lock()  # contexts of mpmath share its cached constants
 EXACT = {  # None where the result is not exact
     "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
     r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if n.denominator == 1 and 0 <= n <= 1500 else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if n.denominator == k.denominator and 0 <= k <= n <= 1500 else None,
+    "!": lambda n: Fraction(math.factorial(int(n))) if n in range(1501) else None,
+    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if n in range(1501) and k in range(1501) else None,
     "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 
@@ -445,10 +443,14 @@ def value(node, env, work):
     result = EXACT[kind](*args) if exact and kind in EXACT else None
     if result is None:
         result = approximate(kind, args, exact)
-    number = result if isinstance(result, Fraction) else mp().mpc(result)
-    large = size(result) > MAX_BITS if number is result else mp().isfinite(number) and number and abs(mp().mag(number)) > MAX_BITS
-    if large or number is not result and (mp().isnan(number) or env and number.imag):
-        raise ValueError("too large, undefined, or beyond the reals")
+    if isinstance(result, Fraction):
+        bits = size(result)
+    else:
+        bits = abs(mp().mag(result)) if mp().isfinite(result) and result else 0
+        if mp().isnan(result) or env and mp().im(result):
+            raise ValueError("undefined, or beyond the reals")
+    if bits > MAX_BITS:
+        raise OverflowError("too large")
     return result
 
 
@@ -614,7 +616,8 @@ def is_label(node):
         called = head[0] == "name" and (head[1][0] in "fghFGHPTVASL" or node[2][0] == "seq") and len(node) == 3
         return called and node[2] != head or all(x[0] == "name" for x in node[1:]) and (
             node[1][1] in ("m", r"\angle", r"\triangle", r"\Delta") or all(x[1][0].isupper() for x in node[1:]))
-    return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in (node[3] if node[0] == "seq" else [node]))
+    parts = node[3] if node[0] == "seq" else [node]
+    return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in parts)
 
 
 def meaning(node, alone=False):

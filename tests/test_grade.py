@@ -298,5 +298,5 @@ def test_fuzz(one, other):
     there, back = same_answer(one, other), same_answer(other, one)
     extract_answer(one + " so the answer is " + other)
     assert there == back or "." in one + other
-    assert same_answer(one, one) or not re.search(r"[^\W_]", one)
+    assert same_answer(one, one) or not re.search("[0-9]", one)
     assert time.process_time() - start < 2
