@@ -18,7 +18,7 @@ import os
 import random
 import re
 import sys
-from collections import defaultdict, namedtuple
+from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
 from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer,
@@ -26,6 +26,7 @@ from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encoda
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 TRIES = 6  # times the client's own 3
+SPENT = Counter()  # replies and tokens that this process has asked for, for whoever reports the cost
 
 
 # ----------------------------------------------------------------------------------------------- asking
@@ -50,9 +51,10 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
 def check_ask_flags(args):
     """UserError for numbers that no engine can use."""
     for name, low, high in (("temperature", 0, 100), ("top_p", 1e-9, 1), ("max_tokens", 1, 1 << 30),
-                            ("concurrency", 1, 1 << 16), ("batch_size", 1, 1 << 16), ("samples", 1, 1 << 20)):
-        value = getattr(args, name, low)
-        if not low <= value <= high:
+                            ("concurrency", 1, 1 << 16), ("batch_size", 1, 1 << 16), ("samples", 1, 1 << 20), ("votes", 1, 1 << 10),
+                            ("rollouts", 1, 1 << 16), ("max_per_prefix", 1, 1 << 20)):
+        value = getattr(args, name, None)
+        if value is not None and not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
 
 
@@ -191,6 +193,7 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
         prompts, seeds, _ = zip(*batch)
         limits = [min(how["max_tokens"], room - len(prompt)) for prompt in prompts]
         answers = sample_batch(model, prompts, seeds, limits, ended, how["temperature"], how["top_p"])
+        SPENT.update(replies=len(batch), tokens=sum(map(len, answers)) + sum(map(len, set(map(tuple, prompts)))))
         return [finish(prompt, ids) for prompt, ids in zip(prompts, answers)]
 
     async def work():
@@ -290,9 +293,11 @@ def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
         for attempt in range(TRIES):
             try:
                 async with free:
-                    text, why = read(await call(client))
+                    reply = await call(client)
+                text, why = read(reply)
                 if isinstance(text, str):
                     answered = True
+                    SPENT.update(replies=1, tokens=getattr(reply.usage, "total_tokens", 0))
                     return text, why
                 fault = "a reply without text"
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:

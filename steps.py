@@ -14,7 +14,7 @@ import stat
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 
 PREFIX = "Let's think step by step.\nStep 1:"  # what the paper's answers are asked to continue
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -163,14 +163,20 @@ def find_steps(completion, split=None):
     return [(start, start) for start in starts if start < len(completion)], "paragraphs"
 
 
-def split_steps(completion):
+def split_steps(completion, split=None):
     """Parts that join back to the completion: part 0 is the preamble, part k is step k with its header.
 
     The preamble may be empty. The closing "The answer is" belongs to the last step.
     """
-    spans, _ = find_steps(completion)
+    spans, _ = find_steps(completion, split)
     cuts = [0, *(start for start, _ in spans), len(completion)]
     return [completion[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+def strip_header(part):
+    """A step's own text: a part of split_steps without its header."""
+    header = HEADER.match(part)
+    return part[header.end():] if header else part
 
 
 def cut_step(text, joint, split):
@@ -294,7 +300,10 @@ class Output:
     then one journal line says its id, its fate and how long both files now are. So a killed run is taken up
     by cutting both files to the last journal line, whatever was half written.
     """
+    UNDO = 100  # units that can be taken out again
+
     def __init__(self, stage, out="-", dropped=None, resume=False, settings=None):
+        self.undoable = deque(maxlen=self.UNDO)
         self.stage, self.fate, self.written = stage, {}, 0  # fate: unit id -> why it was dropped, or None
         self.path = None if out == "-" else out
         if resume and not self.path:
@@ -381,6 +390,8 @@ class Output:
         lost = [row for row in rows if "drop" in row]
         data = b"".join(map(format_row, kept))
         if self.path:
+            files = (self.out, self.dropped, self.journal)
+            self.undoable.append((unit, len(kept), [os.fstat(file).st_size for file in files]))
             self._write(self.out, data)
         if self.dropped is not None:
             self._write(self.dropped, b"".join(map(format_row, lost)))
@@ -394,6 +405,17 @@ class Output:
                 self.sync()
         if self.pipe:
             self._write(1, data)
+
+    def undo(self, unit):
+        """Take the last unit out again, if it is `unit` and this process wrote it. Returns whether it did."""
+        if not self.undoable or self.undoable[-1][0] != unit:
+            return False
+        _, kept, sizes = self.undoable.pop()
+        for file, size in zip((self.out, self.dropped, self.journal), sizes):
+            os.ftruncate(file, size)
+        self.written -= kept
+        del self.fate[unit]
+        return True
 
     def sync(self):
         for file in (self.out, self.dropped, self.journal):
@@ -420,6 +442,10 @@ class Refused(Exception):
 
 class GaveUp(Exception):
     """A request that failed every try; the unit is left undone, for --resume to ask again."""
+
+
+class Quit(Exception):
+    """The person at the terminal has had enough; the same as Ctrl-C."""
 
 
 def add_record_flags(parser):
@@ -471,6 +497,9 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
             rows = await work(unit)
         except Refused as error:
             rows = [{**unit, "drop": error.args[0], "detail": "".join(error.args[1:])}]
+        except Quit:
+            interrupt()
+            return
         except GaveUp as error:
             count["given up"] += 1
             print(f"{output.stage}: {unit['id']}: {error}", file=sys.stderr)

@@ -1,10 +1,19 @@
 """Judges: reading their replies, and the arithmetic of `equations`. Run alone: pytest tests/test_locate.py"""
+import argparse
 import asyncio
+import json
+import os
+import pty
+import select
+import signal
+import sys
 import time
 
 import pytest
+from conftest import ROOT
 
-from locate import Verdict, find_equations, judge_equations, judge_text, locate, parse_verdict
+from evaluate import Reply
+from locate import Verdict, find_equations, judge_equations, judge_text, locate, parse_verdict, rollouts_judge
 from steps import PREFIX
 
 REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, "unparsed"
@@ -90,7 +99,7 @@ def test_equations_judge_is_quick_on_hostile_steps():
 
 
 def located(completion, *verdicts, **row):
-    async def judge(row, steps, verdicts=iter(verdicts)):
+    async def judge(row, parts, whole, verdicts=iter(verdicts)):
         return Verdict(next(verdicts), "words")
     judges = {str(n): judge for n in range(len(verdicts))}
     return asyncio.run(locate({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
@@ -121,3 +130,107 @@ def test_drops_have_reasons():
 def test_paragraphs_stand_in_for_missing_headers():
     row = located("First a.\n\nThen b.\n\nSo 9.", 2)
     assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
+
+
+# ------------------------------------------------------------------------------------- rollouts, human, score
+
+class Success:
+    """Stands in for a policy: from a prefix of k steps, `rates[k]` of the continuations reach the gold answer 7."""
+    def __init__(self, rates):
+        self.rates, self.asked = rates, []
+
+    async def ask(self, problem, solution, seed):
+        k = solution.count("Step")
+        self.asked.append((solution, seed))
+        right = self.asked.count((solution, seed)) == 1 and sum(s == solution for s, _ in self.asked) <= 10 * self.rates[k]
+        return Reply(f"\nThe answer is: {7 if right else 9}", "stop")
+
+
+def rollouts(rates, monkeypatch, scan=False, n=10, last="The answer is: 9", whole=True):
+    policy = Success(rates)
+    monkeypatch.setattr("locate.Policy", lambda args: policy)
+    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, temperature=None, seed=0))
+    parts = ["Think.\n", *(f"Step {k}: x\n" for k in range(1, len(rates)))]
+    parts[-1] += last
+    verdict = asyncio.run(judge({"id": "a", "prompt": "p", "answer": "7"}, parts, whole))
+    assert len(set(policy.asked)) == len(policy.asked), "no continuation is sampled twice"
+    return verdict, len(policy.asked) // n
+
+
+def test_rollouts_find_the_first_step_that_loses_the_answer(monkeypatch):
+    for bad in range(1, 9):
+        rates = [0.5] * bad + [0.0] * (9 - bad)
+        verdict, probes = rollouts(rates, monkeypatch)
+        assert verdict.bad_step == bad and probes <= 4  # log2(8) + the bare problem
+        assert rollouts(rates, monkeypatch, scan=True)[0].bad_step == bad
+        assert all(right == 5 * (k < bad) for k, (right, n) in verdict.words["probes"].items())
+        assert bad == 8 or verdict.words["sure"] > 0.99
+    lucky = [0.5, 0.5, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]  # success comes back: only the scan is sure to find the first
+    assert rollouts(lucky, monkeypatch, scan=True)[0].bad_step == 2
+    assert rollouts([0.1, 0, 0, 0, 0, 0, 0, 0, 0], monkeypatch)[0].words["sure"] < 0.9
+
+
+def test_rollouts_say_when_they_cannot_tell(monkeypatch):
+    assert rollouts([0.0, 0.0, 0.0], monkeypatch)[0].bad_step == "never solved"
+    assert rollouts([0.5, 0.5, 0.0], monkeypatch, last="The answer is: 7")[0].bad_step == 0
+    assert rollouts([0.5, 0.5, 0.0, 0.5], monkeypatch, last="The answer is: 7", scan=True)[0].bad_step == 2
+    assert rollouts([0.5, 0.5, 0.5], monkeypatch, whole=False)[0].bad_step == 0
+    assert rollouts([0.5, 0.5, 0.0], monkeypatch, whole=False)[0].bad_step == 2
+
+
+def at_the_desk(tmp_path, keys, *flags, rows=None):
+    """locate.py --judge human on a pseudo-terminal of its own; returns (exit code, what was shown, rows)."""
+    rows = rows or [{"id": str(i), "prompt": f"problem {i} \x1b[2J", "answer": "7", "solution": "So 7.",
+                     "completion": f"Step 1: a{i}\nStep 2: b{i}\nThe answer is: 9"} for i in range(4)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, str(ROOT / "locate.py"), "in.jsonl", "--judge", "human", "--out", "out.jsonl", *flags])
+    shown, answered, stop = b"", 0, time.monotonic() + 60
+    while time.monotonic() < stop:
+        try:
+            shown += os.read(terminal, 4096) if select.select([terminal], [], [], 1)[0] else b""
+        except OSError:  # the other side has ended
+            break
+        if answered < min(len(keys), shown.count(b"(q)uit? ")):
+            os.write(terminal, keys[answered].encode() + b"\n")
+            answered += 1
+    else:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    out = (tmp_path / "out.jsonl").read_text().splitlines()
+    return code, shown.decode(), {row["id"]: row["bad_step"] for row in map(json.loads, out)}
+
+
+def test_a_person_judges(tmp_path):
+    code, shown, rows = at_the_desk(tmp_path, ["2", "nonsense", "1", "back", "back", "1", "2", "3", "none", "skip"])
+    assert code == 0 and rows == {"0": 1, "1": 2}, shown  # 3 is no step; row 2 has no error, row 3 is skipped
+    assert "So 7." in shown and "[2] Step 2: b0" in shown and "\x1b[2J" not in shown and "'3' is none of these" in shown
+    assert "4 in, 2 kept, 2 dropped (no error found 1, skipped 1)" in shown
+
+
+def test_a_person_quits_and_resumes(tmp_path):
+    code, shown, rows = at_the_desk(tmp_path, ["1", "q"])
+    assert code == 130 and rows == {"0": 1}, shown
+    code, shown, rows = at_the_desk(tmp_path, ["2", "2", "2"], "--resume")
+    assert code == 0 and rows == {"0": 1, "1": 2, "2": 2, "3": 2}, shown
+
+
+def test_score(run, tmp_path):
+    """ProcessBench's figures on rows in its shape and in ours; its label counts from 0, -1 is no error."""
+    right = "Ann has 5 and 3. 5 + 3 = 8"
+    rows = [{"id": "a", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "final_answer_correct": False, "label": 1},
+            {"id": "b", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
+            {"id": "c", "problem": "5 and 3 and 2", "steps": ["Hm.", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
+            {"id": "d", "problem": right, "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
+            {"id": "e", "prompt": right, "answer": "8", "completion": "Step 1: 5 + 3 = 8.", "bad_step": None},
+            {"id": "f", "prompt": right, "answer": "8", "completion": "Step 1: 5 + 3 = 8.\nStep 2: 5 + 8 = 12.", "bad_step": 2}]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("locate.py", "--judge", "equations", "--score", "bench.jsonl")
+    assert "accuracy on wrong  75.0 %" in done.err and "accuracy on right 100.0 %" in done.err
+    assert "F1                 85.7 %" in done.err and "precision         100.0 %" in done.err  # 2 · 0.75 / 1.75
+    assert "cannot tell 1" in done.err and "per 1,000 rows" in done.err
+    assert [row["found"] for row in done.rows] == [2, 1, "cannot tell", 0, 0, 2]
+    done = run("locate.py", "--judge", "equations", "--score", "-", rows=[{"id": "x"}], code=1)
+    assert "row x has neither ProcessBench's" in done.err
