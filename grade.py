@@ -32,6 +32,8 @@ BOX_GAP = re.compile(r"[\s$\\()]*(?:[,;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})[
 PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|"
                     r"equals|(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
 SENTENCE_END = re.compile(r"(?<![ap]\.m)\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
+LETTER = re.compile(r"\b(?:[Oo]ption|[Aa]nswer|ANS(?:WER)?|[Cc]hoice)\s*:?\s*\(?([A-J])\)?\W*$|"
+                    r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\W*$")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?! )([^$\n]+?)(?<! )\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]|((?:(?<![\w)\]])-)?"
                      r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+|\\?%)?|\\frac\{[^{}]*\}\{[^{}]*\})", re.S)
 
@@ -67,7 +69,10 @@ def last_phrase(text):
 def last_formula(text):
     """The whole text, or what follows its last "is", if that can be read; else its last formula or number."""
     last = text.strip().rpartition("\n")[2][-300:]
-    for part in (last if last == text.strip() else "", re.split(r"\b(?:is|are|equals|be|get)\b:?", "is" + last)[-1]):
+    letter = LETTER.search(last)
+    if letter:
+        return letter[1] or letter[2]
+    for part in (last if last == text.strip() else "", re.split(r"\b(?:is|are|equals|be|get)\b:?", "is " + last)[-1]):
         if choice(part) or tidy(part) and read(part)[0] not in ("text", "seq"):
             return tidy(part)
     found = [*FORMULA.finditer(text[-3000:])]
@@ -439,7 +444,7 @@ def value(node, env, work):
         return env[parts[0]] if parts[0] in env else constants[parts[0]] * 1
     args = [value(part, env, work) for part in parts]
     exact = all(isinstance(x, Fraction) for x in args)
-    work[0] -= sum(map(size, args)) // 300 if exact else 20 if kind in MPMATH else 5
+    work[0] -= sum(map(size, args)) // 300 if exact else {"!": 80, r"\binom": 80, "+": 5, "*": 5}.get(kind, 15)
     result = EXACT[kind](*args) if exact and kind in EXACT else None
     if result is None:
         result = approximate(kind, args, exact)

@@ -135,6 +135,9 @@ EXTRACT = [
     ("Put the answer in \\boxed{}. It is \\boxed{3}, and \\boxed{", "3"), ("Step 1: 2+2=4.\nThe answer is: 42", "42"), ("The answer is: yes", "yes"), ("The answer is: yes.\n", "yes"), ("The answer is $\\frac{3}{4}$. I hope it is correct.", r"\frac{3}{4}"),
     ("Final Answer: The final answer is $12$. I hope it is correct.", "12"), ("**Answer:** 42", "42"), ("**Final Answer**\n\n42", "42"), ("### Final answer\n$$5$$", "5"), ("She has 3 left.\n#### 18", "18"), ("#### 1,234\n", "1,234"), ("The answer is: 1\nThe answer is: 2", "2"),
     ("Therefore, the correct answer is (C).", "C"), ("So the answer is **(B) 12**.", "(B) 12"), ("Hence the total is 17 apples.", "17"), ("It costs $5.50.", "5.50"), ("so $x = 3$, thus $y = \\frac{1}{2}$.", r"\frac{1}{2}"), ("Thus the answer is $5$ dollars.", "5"),
+    ("So it takes 7 days.\nAnswer D", "D"), ("9 of them.\nB is the correct answer.", "B"), ("option (C)", "C"),
+    ("Option C: II and III only", "C"), ("so boxed(42).", "42"), ("<answer> 12 </answer>", "12"), ("\\boxed{3}, \\boxed{5} and \\boxed{7}", "3,5,7"),
+    ("The polynomial is x^4 - 10x^2 + 1", "x^4-10x^2+1"), ("So \\boxed{4}. Therefore \\boxed{4}.", "4"),
     ("The answer is 3.5.", "3.5"), ("The answer is\n\\[\n\\frac{1}{2}\n\\]", r"\frac12"), ("the answer is -7", "-7"), ("I think x is 4 or maybe 5", "5"), ("42", "42"), ("Answer: \\(x^2\\)", "x^2"), ("ANSWER: D", "D"), ("The answer to this problem is 12.", "12"), ("The final answer should be 9!", "9!"),
     ("The answer is: 42\n\nLet me know if you have 3 more questions!", "42"), ("<think>\\boxed{3}</think>\nThe answer is 4.", "4"), ("The answer is $1,000.", "1000"), ("The answer is 10% .", "10"), ("the answer is: $(1, 2)$ and $(3, 4)$.", "(1,2),(3,4)"), ("Final answer: 5:30 p.m.", "5:30 pm"),
 ]
