@@ -227,6 +227,8 @@ def read(text):
             items = dict.fromkeys(x for sign in signs for x in listing(tokenize(sign), 0, [END])[0])
         else:
             items = listing(tokenize(text), 0, [END])[0]
+        if not items:
+            raise ValueError("nothing")
         return items[0] if len(items) == 1 else ("seq", "", "", tuple(items))
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
@@ -235,7 +237,7 @@ def read(text):
 
 def read_number(text: str) -> Fraction | None:
     """The exact value of one plain number (decimal, fraction, mixed, with currency, % or unit), else None."""
-    node = read(text)
+    node = read(text if ":" not in text else "")  # 3:2 is a ratio or a time
     node = node[1] if node[0] == "unit" else node
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
     (x, _), (y, _) = map(decimal, node[1:] if node[0] == "/" else (node, ("num", 1, 0)))
@@ -543,7 +545,7 @@ def same(a, b, work):
     a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
     kinds = {a[0], b[0]}
     if a == b or work[0] < 0:
-        return a == b and a not in (("text", ""), ("seq", "", "", ()))
+        return a == b and a != ("text", "")
     if "unit" in kinds:
         (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t, "") for t in (a, b))
         few, many = sorted((set(u.split()), set(v.split())), key=len)
