@@ -76,7 +76,7 @@ class TokenLogps(torch.autograd.Function):
             if want_hidden:
                 d_hidden += matmul(d_logits, weight[rows])
             if want_weight:
-                d_weight[rows] = matmul(d_logits.T, hidden)
+                torch.mm(d_logits.T, hidden, out=d_weight[rows])
         return d_hidden if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, d_bias, None
 
 
