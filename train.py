@@ -468,6 +468,7 @@ def export(model, folder, out):
         if max(files.values()) == 1:  # the usual name of a model in one file
             os.replace(os.path.join(out, "model-00001-of-00001.safetensors"), os.path.join(out, "model.safetensors"))
             os.remove(os.path.join(out, "model.safetensors.index.json"))
+        config.architectures = [type(model).__name__.removeprefix("FSDP")]  # fully_shard renames the class
         config.save_pretrained(out)
         # copied, not saved anew, so that it cannot become another tokenizer on the way
         for path in files_in(folder, "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*",

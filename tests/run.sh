@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# All tests, from nothing: bash tests/run.sh [pytest's arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+args=("$@")
+set -- requirements-dev.txt  # for env.sh
+. demo/env.sh "$@"
+OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q --durations=5 "${args[@]:-tests}"
