@@ -216,7 +216,7 @@ def build_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    texts = [row[part] for world in WORLDS for row in problems(world, "sft", 2000, 0) for part in ("prompt", "solution")]
+    texts = [row[part] for world in WORLDS for row in problems(world, "sft", 500, 0) for part in ("prompt", "solution")]
     pieces = {piece for text in [*texts, INSTRUCTION] for piece in re.findall(PIECE, text)}
     known = sorted(byte_level.pre_tokenize_str(piece)[0][0] for piece in pieces if len(piece.encode()) > 1)
     vocabulary = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet()) + known

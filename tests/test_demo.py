@@ -1,0 +1,169 @@
+"""The demo's world: splits, truth, labels, slips, tokenizer and model folder.
+
+    python -m pytest -q tests/test_demo.py
+"""
+import json
+import random
+import re
+
+import pytest
+
+from demo import world
+from steps import PREFIX, encode_step, render_prompt, split_steps
+
+# told in another way than world.py tells it: by what the sentences say
+DOES = {"+": r"buys|brings|arrive", "-": r"gives away|get lost|are sold", "×": r"swaps each|as many|its size",
+        "÷": r"equal parts|equal boxes|share stays"}
+
+
+def solve(prompt):
+    """The answer of a story, read sentence by sentence."""
+    opening, *acts, question = re.findall(r"[^.?]+[.?]", prompt)
+    value = int(re.search(r"\d+", opening)[0])
+    for act in acts:
+        b, = map(int, re.findall(r"\d+", act))
+        operation, = (o for o, says in DOES.items() if re.search(says, act))
+        value = {"+": value + b, "-": value - b, "×": value * b, "÷": value / b}[operation]
+        assert value == int(value) and 10 <= value <= 99, act
+    limit = re.findall(r"\d+", question)
+    return str(int(value)) if not limit else "yes" if value > int(limit[0]) else "no"
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {split: world.problems("number", split, 800, seed) for seed, split in enumerate(world.BUCKETS)}
+
+
+@pytest.fixture(scope="module", params=world.WORLDS)
+def slipping(request):
+    return world.problems(request.param, "sft", 1500, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    world.write_model_folder(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    from transformers import AutoTokenizer
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_splits_share_no_problem_whatever_the_seed(splits):
+    texts = [{row["prompt"] for row in rows} for rows in splits.values()]
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 4 * 800
+    other = {row["prompt"] for row in world.problems("number", "sft", 1500, seed=9)}
+    assert not other & texts[list(splits).index("test")]
+
+
+def test_rows_come_from_identity(splits):
+    assert world.problems("number", "sft", 20, seed=list(splits).index("sft")) == splits["sft"][:20]
+
+
+def test_written_files(tmp_path):
+    world.main(["--out", str(tmp_path), "--sft", "30", "--train", "20", "--validation", "10", "--test", "10"])
+    for split, count in (("sft", 30), ("train", 20), ("validation", 10), ("test", 10)):
+        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").open(encoding="utf-8")]
+        assert len(rows) == len({row["id"] for row in rows}) == count
+        assert all(isinstance(row[name], str) for row in rows for name in ("id", "dataset", "prompt", "answer", "solution"))
+
+
+def test_answers_and_solutions_are_true(splits):
+    for rows in splits.values():
+        for row in rows:
+            assert row["answer"] == solve(row["prompt"]) == world.truth(row["prompt"])[1]
+    for row in splits["test"]:
+        assert row["solution"].endswith(f"\nThe answer is: {row['answer']}")
+        assert world.first_wrong_step(row["prompt"], row["solution"]) is None
+        parts = split_steps(row["solution"])
+        assert len(parts) == row["level"] + 1 and row["solution"].startswith(PREFIX)
+
+
+def test_planted_slips_are_labelled_and_propagate(slipping):
+    assert 0.3 < sum(row["bad_step"] is not None for row in slipping) / len(slipping) < 0.95
+    for row in slipping:
+        assert row["answer"] == solve(row["prompt"])
+        assert world.first_wrong_step(row["prompt"], row["solution"]) == row["bad_step"]
+        stated = [tuple(map(int, (a, b, c))) for a, _, b, c in world.EQUATION.findall(row["solution"])]
+        assert len(stated) == row["level"]
+        assert all(before[2] == after[0] for before, after in zip(stated, stated[1:]))  # goes on from what it wrote
+
+
+def test_slip_rates(slipping):
+    needed, forgotten = {"+": 0, "-": 0}, {"+": 0, "-": 0}
+    for row in slipping:
+        for a, operation, b, result in world.EQUATION.findall(row["solution"]):
+            a, b, result = int(a), int(b), int(result)
+            slip, true = world.slipped(a, operation, b), world.compute(a, operation, b)
+            assert result in (slip, true)
+            if slip != true:
+                needed[operation] += 1
+                forgotten[operation] += result == slip
+    for operation, rate in world.FORGETS.items():
+        assert abs(forgotten[operation] / needed[operation] - rate) < 0.06  # 3 standard errors or more
+
+
+STORY = "Ann has 60 books. In January Ann buys 15 more. In February 20 get lost. By March there are 2 times as many. " \
+        "How many books does Ann have now?"  # 75, 55, 110
+
+
+@pytest.mark.parametrize("steps, answer, label", [
+    (["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 110"], "110", None),
+    (["15 + 60 = 75", "75 - 20 = 55", "2 × 55 = 110"], "110", None),  # another order of operands
+    (["60 + 15 = 65", "65 - 20 = 45", "45 × 2 = 90"], "90", 1),  # a carry forgotten
+    (["60 + 15 = 75", "75 - 20 = 65", "65 × 2 = 130"], "110", 2),  # a right answer after a wrong step
+    (["60 + 15 = 75", "20 - 75 = 55", "55 × 2 = 110"], "110", 2),  # operands of - the wrong way round
+    (["60 + 15 = 75", "75 - 25 = 50", "50 × 2 = 100"], "100", 2),  # true, but not this story
+    (["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 110"], "100", 3),  # the closing line belongs to the last step
+    (["60 + 15 = 75", "75 - 20 = 55"], "55", 2),  # ends too early
+    (["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 110", "110 + 1 = 111"], "111", 4),  # one too many
+    (["60 + 15 = 75", "nothing", "55 × 2 = 110"], "110", 2),
+    ([], "110", 1),
+])
+def test_first_wrong_step(steps, answer, label):
+    lines = [f"Step {k}: So {text}.\n" for k, text in enumerate(steps, 1)]
+    assert world.first_wrong_step(STORY, world.solution_text(lines, answer)) == label
+
+
+def test_known_text_round_trips_in_few_tokens(tokenizer, slipping):
+    spelt_in_bytes = len(world.SPECIAL) + 256  # ids below are special tokens and bytes
+    single = set("0123456789.?\n ")
+    for row in slipping:
+        text = render_prompt(tokenizer, row["prompt"], "chat", row["solution"])
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids) == text
+        assert all(i >= spelt_in_bytes or i < len(world.SPECIAL) or tokenizer.decode([i]) in single for i in ids)
+
+
+def test_steps_begin_and_end_on_the_edge_of_a_token(tokenizer, slipping):
+    for row in slipping[:300]:
+        whole = tokenizer(row["solution"]).input_ids
+        preamble, *steps = split_steps(row["solution"])
+        for k in range(1, len(steps)):
+            prefix = preamble + "".join(steps[:k]) + f"Step {k + 1}:"
+            step = steps[k].removeprefix(f"Step {k + 1}:").rstrip()
+            ids, joint = encode_step(tokenizer, prefix + step, step)
+            assert ids == whole[:len(ids)] and tokenizer.decode(ids[:joint]) == prefix
+
+
+@pytest.mark.parametrize("text", ["Jané’s ducks 🦆 lay 3.5 eggs\r\n", "Step 99: \\boxed{x}\t\x00", "日本", "<|user|>", " "])
+def test_any_text_round_trips(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_random_text_round_trips(tokenizer):
+    rng = random.Random(0)
+    for _ in range(500):
+        text = "".join(chr(rng.choice([rng.randrange(32, 127), rng.randrange(0xD7FF), 10])) for _ in range(40))
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_model_is_small(folder):
+    from transformers import AutoConfig, AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    count = sum(p.numel() for p in model.parameters())
+    assert 300_000 < count < 500_000  # below 1 MB in bf16
+    assert model.config.vocab_size > max(model.generation_config.eos_token_id, 300)
