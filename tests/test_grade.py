@@ -7,9 +7,9 @@ The tables were written before any case of ../shared/data/grading_cases.jsonl wa
 import json
 import os
 import re
+import resource
 import sys
 import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -27,55 +27,100 @@ from grade import extract_answer, read_number, same_answer  # noqa: E402
 # (prediction, answer): written differently, equal
 EQUAL = [
     # numbers
-    ("1,000", "1000"), (r"10{,}000", "10000"), (r"50,\!625", "50625"), (r"10\,000", "10000"), ("1 000 000", "1000000"),
-    ("0.5", ".5"), ("0.50", "0.5"), ("18.0", "18"), ("+7", "7"), ("007", "7"), ("-0", "0"), ("−3", "-3"), ("–3", "-3"),
-    ("1/2", r"\frac{1}{2}"), (r"\frac12", "0.5"), (r"\dfrac{1}{2}", r"\tfrac12"), (r"\frac{1}2", r"\frac1{2}"), (r"\cfrac{3}{4}", "0.75"),
-    (r"-\frac{1}{2}", r"\frac{-1}{2}"), (r"\frac{1}{-2}", "-1/2"), (r"1\frac{3}{4}", "7/4"), ("1 3/4", "1.75"), ("-1 1/2", "-3/2"),
-    (r"12\frac{3}{5}", "12.6"), ("½", "1/2"), ("1½", "3/2"), ("3 ⅓", "10/3"), (r"{1}/{2}", "1/2"), (r"1 / 2", "1/2"), (r"\frac{10}{4}", "5/2"),
-    (r"3\cdot 10^8", "3e8"), (r"3 \times 10^{8}", "300000000"), ("1.5e-3", "0.0015"), ("10^{-3}", "0.001"), ("2E5", "200000"), ("3 x 10^8", "3e8"),
-    (r"0.\overline{3}", "1/3"), (r"0.1\overline{6}", "1/6"), ("٣", "3"), ("３４", "34"), ("𝟏𝟐", "12"), ("x²", "x^2"), ("10⁻³", "0.001"),
+    ("1,000", "1000"), (r"10{,}000", "10000"), (r"50,\!625", "50625"), (r"10\,000", "10000"),
+    ("1 000 000", "1000000"),
+    ("0.5", ".5"), ("0.50", "0.5"), ("18.0", "18"), ("+7", "7"), ("007", "7"), ("-0", "0"), ("−3", "-3"),
+    ("–3", "-3"),
+    ("1/2", r"\frac{1}{2}"), (r"\frac12", "0.5"), (r"\dfrac{1}{2}", r"\tfrac12"), (r"\frac{1}2", r"\frac1{2}"),
+    (r"\cfrac{3}{4}", "0.75"),
+    (r"-\frac{1}{2}", r"\frac{-1}{2}"), (r"\frac{1}{-2}", "-1/2"), (r"1\frac{3}{4}", "7/4"), ("1 3/4", "1.75"),
+    ("-1 1/2", "-3/2"),
+    (r"12\frac{3}{5}", "12.6"), ("½", "1/2"), ("1½", "3/2"), ("3 ⅓", "10/3"), (r"{1}/{2}", "1/2"), (r"1 / 2", "1/2"),
+    (r"\frac{10}{4}", "5/2"),
+    (r"3\cdot 10^8", "3e8"), (r"3 \times 10^{8}", "300000000"), ("1.5e-3", "0.0015"), ("10^{-3}", "0.001"),
+    ("2E5", "200000"), ("3 x 10^8", "3e8"),
+    (r"0.\overline{3}", "1/3"), (r"0.1\overline{6}", "1/6"), ("٣", "3"), ("３４", "34"), ("𝟏𝟐", "12"), ("x²", "x^2"),
+    ("10⁻³", "0.001"),
     (r"\frac{\frac{1}{2}}{3}", "1/6"), ("2 1/2", "5/2"), (r"2\,\frac{1}{2}", "5/2"), ("1,234,567.89", "1234567.89"),
     # percent, currency, units: the number counts, and a unit only if the other side has another
-    (r"5\%", "5"), ("50%", r"50\%"), ("50 percent", "50%"), ("$6", "6"), (r"\$6", "6"), (r"\$1{,}000", "1000"), ("6 dollars", r"\$6"), ("€5", "5 euros"),
-    (r"90^\circ", "90"), (r"90^{\circ}", "90°"), ("90 degrees", r"90^\circ"), (r"5 \text{ cm}", "5"), (r"5\text{ cm}^2", "5"), ("5 cm", r"5\mathrm{cm}"),
-    (r"12 \mbox{ inches}", "12"), ("5 apples", "5"), ("5 square units", "5"), ("60 km/h", "60"), ("60 miles per hour", "60"), (r"5 \text{ cm}^2", "5 square centimeters"),
-    ("5 meters", r"5\text{ m}"), ("$18.00", "18"), ("18 USD", "$18"), ("£20", "20"), (r"30\text{ minutes}", "30 minutes"),
+    (r"5\%", "5"), ("50%", r"50\%"), ("50 percent", "50%"), ("$6", "6"), (r"\$6", "6"), (r"\$1{,}000", "1000"),
+    ("6 dollars", r"\$6"), ("€5", "5 euros"),
+    (r"90^\circ", "90"), (r"90^{\circ}", "90°"), ("90 degrees", r"90^\circ"), (r"5 \text{ cm}", "5"),
+    (r"5\text{ cm}^2", "5"), ("5 cm", r"5\mathrm{cm}"),
+    (r"12 \mbox{ inches}", "12"), ("5 apples", "5"), ("5 square units", "5"), ("60 km/h", "60"),
+    ("60 miles per hour", "60"), (r"5 \text{ cm}^2", "5 square centimeters"),
+    ("5 meters", r"5\text{ m}"), ("$18.00", "18"), ("18 USD", "$18"), ("£20", "20"),
+    (r"30\text{ minutes}", "30 minutes"),
     # roots, powers, constants, functions
-    (r"\sqrt2", r"\sqrt{2}"), (r"\sqrt23", r"\sqrt{23}"), ("sqrt(2)", r"\sqrt{2}"), ("√2", r"\sqrt{2}"), (r"2\sqrt{3}", r"\sqrt{12}"), (r"\sqrt[3]{8}", "2"), (r"\sqrt[3]{-8}", "-2"),
-    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"), (r"2^{10}", "1024"), ("2**10", "1024"), (r"5!", "120"),
-    (r"\binom{5}{2}", "10"), (r"{5 \choose 2}", "10"), (r"2\pi", "2π"), ("pi/4", r"\frac{\pi}{4}"), (r"e^{i\pi}", "-1"), (r"\log_2 8", "3"), (r"\log_{10}1000", "3"),
-    (r"\ln e^2", "2"), (r"\sin 30^\circ", "1/2"), (r"\sin(\pi/6)", "0.5"), (r"\sin^2 x+\cos^2 x", "1"), (r"\tan^{-1}(1)", r"\arctan 1"), (r"\cos\frac{\pi}{3}", "1/2"),
-    (r"\ln 8", r"3\ln 2"), (r"\lfloor 2.7\rfloor", "2"), ("|-3|", "3"), (r"\left|-3\right|", "3"), (r"2^{3^2}", "512"), ("-2^2", "-4"), ("-3^2", "-9"),
-    (r"\infty", r"+\infty"), ("infinity", r"\infty"), ("3+4i", "4i+3"), (r"\sqrt{-4}", "2i"), (r"(1+i)^2", "2i"), (r"2^{2007}-1", r"-1+2^{2007}"),
-    (r"\frac{1+\sqrt{5}}{2}", r"0.5(1+\sqrt5)"), (r"100!/99!", "100"), (r"4\,\pi", r"4\pi"), (r"\sqrt{2}\sqrt{3}", r"\sqrt6"), ("2*sqrt(3)", r"2\sqrt3"),
+    (r"\sqrt2", r"\sqrt{2}"), (r"\sqrt23", r"\sqrt{23}"), ("sqrt(2)", r"\sqrt{2}"), ("√2", r"\sqrt{2}"),
+    (r"2\sqrt{3}", r"\sqrt{12}"), (r"\sqrt[3]{8}", "2"), (r"\sqrt[3]{-8}", "-2"),
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"), (r"2^{10}", "1024"),
+    ("2**10", "1024"), (r"5!", "120"),
+    (r"\binom{5}{2}", "10"), (r"{5 \choose 2}", "10"), (r"2\pi", "2π"), ("pi/4", r"\frac{\pi}{4}"),
+    (r"e^{i\pi}", "-1"), (r"\log_2 8", "3"), (r"\log_{10}1000", "3"),
+    (r"\ln e^2", "2"), (r"\sin 30^\circ", "1/2"), (r"\sin(\pi/6)", "0.5"), (r"\sin^2 x+\cos^2 x", "1"),
+    (r"\tan^{-1}(1)", r"\arctan 1"), (r"\cos\frac{\pi}{3}", "1/2"),
+    (r"\ln 8", r"3\ln 2"), (r"\lfloor 2.7\rfloor", "2"), ("|-3|", "3"), (r"\left|-3\right|", "3"),
+    (r"2^{3^2}", "512"), ("-2^2", "-4"), ("-3^2", "-9"),
+    (r"\infty", r"+\infty"), ("infinity", r"\infty"), ("3+4i", "4i+3"), (r"\sqrt{-4}", "2i"), (r"(1+i)^2", "2i"),
+    (r"2^{2007}-1", r"-1+2^{2007}"),
+    (r"\frac{1+\sqrt{5}}{2}", r"0.5(1+\sqrt5)"), (r"100!/99!", "100"), (r"4\,\pi", r"4\pi"),
+    (r"\sqrt{2}\sqrt{3}", r"\sqrt6"), ("2*sqrt(3)", r"2\sqrt3"),
     # expressions
-    ("x+1", "1+x"), ("(x+1)^2", "x^2+2x+1"), ("x(x-1)", "x^2-x"), ("2ab", "2ba"), ("xy", "yx"), (r"\frac{x^2-1}{x-1}", "x+1"), (r"4a-2", "2(2a-1)"),
-    (r"\frac{x}{2}", r"\frac12x"), (r"a_{1}+a_2", "a_2+a_1"), (r"\theta+1", "1+θ"), (r"\left(x+1\right)", "x+1"), (r"\sqrt{x^2}", "|x|"), (r"\sqrt{x}\sqrt{y}", r"\sqrt{xy}"),
-    (r"\frac{n(n+1)}{2}", r"\frac{n^2+n}{2}"), (r"2\sin x\cos x", r"\sin 2x"), (r"x^{1/2}", r"\sqrt x"), (r"e^{2x}", r"(e^x)^2"), (r"(-1)^n", r"(-1)^{n+2}"), ("x^{-1}", "1/x"),
-    (r"3x^2 - 5x + 1", r"-5x+1+3x^{2}"), (r"\frac{1}{2}bh", r"\frac{bh}{2}"), (r"2\pi r h", r"2h\pi r"), ("x**2 + 1", "x^2+1"), (r"n!", r"n(n-1)!"), (r"\ln x^2", r"2 \ln x"),
+    ("x+1", "1+x"), ("(x+1)^2", "x^2+2x+1"), ("x(x-1)", "x^2-x"), ("2ab", "2ba"), ("xy", "yx"),
+    (r"\frac{x^2-1}{x-1}", "x+1"), (r"4a-2", "2(2a-1)"),
+    (r"\frac{x}{2}", r"\frac12x"), (r"a_{1}+a_2", "a_2+a_1"), (r"\theta+1", "1+θ"), (r"\left(x+1\right)", "x+1"),
+    (r"\sqrt{x^2}", "|x|"), (r"\sqrt{x}\sqrt{y}", r"\sqrt{xy}"),
+    (r"\frac{n(n+1)}{2}", r"\frac{n^2+n}{2}"), (r"2\sin x\cos x", r"\sin 2x"), (r"x^{1/2}", r"\sqrt x"),
+    (r"e^{2x}", r"(e^x)^2"), (r"(-1)^n", r"(-1)^{n+2}"), ("x^{-1}", "1/x"),
+    (r"3x^2 - 5x + 1", r"-5x+1+3x^{2}"), (r"\frac{1}{2}bh", r"\frac{bh}{2}"), (r"2\pi r h", r"2h\pi r"),
+    ("x**2 + 1", "x^2+1"), (r"n!", r"n(n-1)!"), (r"\ln x^2", r"2 \ln x"),
     # equations and inequalities
-    ("x=5", "5"), ("5", "x = 5"), ("x=5", "5=x"), ("y=2x+1", "2x+1"), ("y=2x+1", "2x-y+1=0"), ("2x+2y=10", "x+y=5"), ("f(x)=x^2", "x^2"), ("x<5", "5>x"), ("x>2", r"(2,\infty)"),
-    (r"x \ge 2", r"[2,\infty)"), ("0<x<1", "(0,1)"), (r"0\leq x<1", "[0,1)"), (r"x \in [0,1)", "[0,1)"), ("x≤3", r"x \leqslant 3"), ("x<=3", r"x\le 3"), ("1/2=0.5", "0.5"),
-    (r"\angle ABC = 60^\circ", "60"), (r"\text{Area}=12", "12"), (r"x\geq 1", r"1\le x"), (r"x \neq 2", r"x\ne2"), ("A = 12", "12"), ("AB=5", "5"), ("S_n = n^2", "n^2"), ("x + y < 5", "y+x<5"),
+    ("x=5", "5"), ("5", "x = 5"), ("x=5", "5=x"), ("y=2x+1", "2x+1"), ("y=2x+1", "2x-y+1=0"), ("2x+2y=10", "x+y=5"),
+    ("f(x)=x^2", "x^2"), ("x<5", "5>x"), ("x>2", r"(2,\infty)"),
+    (r"x \ge 2", r"[2,\infty)"), ("0<x<1", "(0,1)"), (r"0\leq x<1", "[0,1)"), (r"x \in [0,1)", "[0,1)"),
+    ("x≤3", r"x \leqslant 3"), ("x<=3", r"x\le 3"), ("1/2=0.5", "0.5"),
+    (r"\angle ABC = 60^\circ", "60"), (r"\text{Area}=12", "12"), (r"x\geq 1", r"1\le x"), (r"x \neq 2", r"x\ne2"),
+    ("A = 12", "12"), ("AB=5", "5"), ("S_n = n^2", "n^2"), ("x + y < 5", "y+x<5"),
     # lists, sets, tuples, intervals, matrices
-    ("1, 2", "2,1"), ("1 and 2", "1,2"), (r"1 \text{ or } 2", "1,2"), ("x=1 or x=2", "1,2"), (r"\{1,2\}", r"\{2, 1\}"), (r"\{1,2\}", "1,2"), (r"\pm 2", "2,-2"), (r"x=\pm2", r"\pm 2"), (r"1\pm\sqrt2", r"1+\sqrt2,1-\sqrt2"),
-    ("(1,2)", "(1, 2)"), (r"\left(1,2\right)", "(1,2)"), (r"(\frac12, 3)", "(0.5,3)"), ("x=1, y=2", "y=2, x=1"), ("x=1,y=2", "(1,2)"), (r"(x,y)=(1,2)", "(1,2)"),
-    (r"(-\infty, 2]\cup[3,\infty)", r"[3,\infty) \cup (-\infty,2]"), (r"(-∞,2]∪[3,∞)", r"(-\infty, 2]\cup[3,\infty)"), (r"(-\infty,1) \text{ or } (2,\infty)", r"x<1 \text{ or } x>2"), (r"(0,1)", r"\left( 0,1 \right)"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"), (r"\begin{pmatrix}1/2\\3\end{pmatrix}", r"\begin{pmatrix}\frac12\\3\end{pmatrix}"),
-    ("(1,2),(3,4)", "(3,4), (1,2)"), (r"\emptyset", r"\varnothing"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("100, 200, 300", "300, 200, 100"), (r"\langle 1,2\rangle", r"\left<1,2\right>"),
+    ("1, 2", "2,1"), ("1 and 2", "1,2"), (r"1 \text{ or } 2", "1,2"), ("x=1 or x=2", "1,2"),
+    (r"\{1,2\}", r"\{2, 1\}"), (r"\{1,2\}", "1,2"), (r"\pm 2", "2,-2"), (r"x=\pm2", r"\pm 2"),
+    (r"1\pm\sqrt2", r"1+\sqrt2,1-\sqrt2"),
+    ("(1,2)", "(1, 2)"), (r"\left(1,2\right)", "(1,2)"), (r"(\frac12, 3)", "(0.5,3)"), ("x=1, y=2", "y=2, x=1"),
+    ("x=1,y=2", "(1,2)"), (r"(x,y)=(1,2)", "(1,2)"),
+    (r"(-\infty, 2]\cup[3,\infty)", r"[3,\infty) \cup (-\infty,2]"), (r"(-∞,2]∪[3,∞)", r"(-\infty, 2]\cup[3,\infty)"),
+    (r"(-\infty,1) \text{ or } (2,\infty)", r"x<1 \text{ or } x>2"), (r"(0,1)", r"\left( 0,1 \right)"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"),
+    (r"\begin{pmatrix}1/2\\3\end{pmatrix}", r"\begin{pmatrix}\frac12\\3\end{pmatrix}"),
+    ("(1,2),(3,4)", "(3,4), (1,2)"), (r"\emptyset", r"\varnothing"), (r"\mathbb{R}", r"(-\infty,\infty)"),
+    ("100, 200, 300", "300, 200, 100"), (r"\langle 1,2\rangle", r"\left<1,2\right>"),
     # ratios, times, bases
-    ("3:2", "6:4"), ("3:2", "3/2"), ("5:30 p.m.", "5:30 PM"), ("12_8", "12_{8}"), ("12_8", "12"), ("1010_2", r"1010_{\text{two}}"), ("A1_{16}", "a1_{16}"),
+    ("3:2", "6:4"), ("3:2", "3/2"), ("5:30 p.m.", "5:30 PM"), ("12_8", "12_{8}"), ("12_8", "12"),
+    ("1010_2", r"1010_{\text{two}}"), ("A1_{16}", "a1_{16}"),
     # text
-    (r"\text{Monday}", "monday"), ("Yes.", "yes"), (r"\text{even}", "Even"), (r"\textbf{Evelyn}", "Evelyn"), ("**yes**", "yes"), ("no solution", r"\text{No solution}"), ("March 5", "march  5"), ("Alice and Bob", "Bob, Alice"),
+    (r"\text{Monday}", "monday"), ("Yes.", "yes"), (r"\text{even}", "Even"), (r"\textbf{Evelyn}", "Evelyn"),
+    ("**yes**", "yes"), ("no solution", r"\text{No solution}"), ("March 5", "march  5"),
+    ("Alice and Bob", "Bob, Alice"),
     # choices
-    ("(C)", "C"), (r"\text{(C)}", "C"), ("C) 12", "C"), ("C", "(C) 12"), ("C.", "C"), (r"\textbf{(B)}", "B"), ("Option D", "D"), ("c", "C"), ("C: 12", "C"), ("(C) 12", "C) 12"),
+    ("(C)", "C"), (r"\text{(C)}", "C"), ("C) 12", "C"), ("C", "(C) 12"), ("C.", "C"), (r"\textbf{(B)}", "B"),
+    ("Option D", "D"), ("c", "C"), ("C: 12", "C"), ("(C) 12", "C) 12"),
     # dirt around the answer
-    ("$42$", "42"), (r"\(42\)", "42"), (r"\[42\]", "42"), ("42.", "42"), (r"\boxed{42}", "42"), ("$x=5$.", "5"), (r"\displaystyle \frac12", "1/2"), (r"\\ \noindent $12$", "12"), (r"\\frac{1}{2}", r"\frac{1}{2}"), ("\x0crac{1}{2}", "1/2"),
-    (r"$\$5$", "5"), ("**42**", "42"), ("`42`", "42"), (r"\ 42 \ ", "42"), (r"\text{5}", "5"), (r"{42}", "42"), ("about 42", "42"), ("≈ 3.14", "3.14"), (r"\frac{1}{2}\,", "0.5"), (r"$$\frac{1}{2}$$", "0.5"), ("(5)", "5"), (r"\frac { 1 } { 2 }", "1/2"),
+    ("$42$", "42"), (r"\(42\)", "42"), (r"\[42\]", "42"), ("42.", "42"), (r"\boxed{42}", "42"), ("$x=5$.", "5"),
+    (r"\displaystyle \frac12", "1/2"), (r"\\ \noindent $12$", "12"), (r"\\frac{1}{2}", r"\frac{1}{2}"),
+    ("\x0crac{1}{2}", "1/2"),
+    (r"$\$5$", "5"), ("**42**", "42"), ("`42`", "42"), (r"\ 42 \ ", "42"), (r"\text{5}", "5"), (r"{42}", "42"),
+    ("about 42", "42"), ("≈ 3.14", "3.14"), (r"\frac{1}{2}\,", "0.5"), (r"$$\frac{1}{2}$$", "0.5"), ("(5)", "5"),
+    (r"\frac { 1 } { 2 }", "1/2"),
     # found while measuring
-    ("p - q", "-q+p"), (r"\boxed{\text{Yes}}", "Yes"), (r"\frac{dy}{dx} = 2x", "2x"), (r"\text{no solution}", r"\emptyset"), ("y = 1 + C e^{-1/x}", "y=ce^{-1/x}+1"), (r"\{x \mid x > 2\}", "x>2"), (r"\vec{v}=(1,2)", "(1,2)"),
-    ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"), ("3*I + 4", "4+3i"), (r"(2k+1)\pi, k\in\mathbb{Z}", r"\pi(1+2k)"), ("0.4444444444444444", "4/9"), ("0.1646090535", r"\frac{40}{243}"), ("25/38", "0.657894736842105"),
-    (r"a+b=5", "5"), ("sin A = 8/17", "8/17"), (r"\sqrt2 \approx 1.41", r"\sqrt2"), (r"12\,34", "1234"), (r"1\frac{5}{4}", "9/4"), (r"v^2_0", "v_0^2"), (r"0.\overline{12}", "4/33"), ("3,5", "x=3 or x=5"), ("USD 5", "5"),
+    ("p - q", "-q+p"), (r"\boxed{\text{Yes}}", "Yes"), (r"\frac{dy}{dx} = 2x", "2x"),
+    (r"\text{no solution}", r"\emptyset"), ("y = 1 + C e^{-1/x}", "y=ce^{-1/x}+1"), (r"\{x \mid x > 2\}", "x>2"),
+    (r"\vec{v}=(1,2)", "(1,2)"),
+    ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"), ("3*I + 4", "4+3i"),
+    (r"(2k+1)\pi, k\in\mathbb{Z}", r"\pi(1+2k)"), ("0.4444444444444444", "4/9"), ("0.1646090535", r"\frac{40}{243}"),
+    ("25/38", "0.657894736842105"),
+    (r"a+b=5", "5"), ("sin A = 8/17", "8/17"), (r"\sqrt2 \approx 1.41", r"\sqrt2"), (r"12\,34", "1234"),
+    (r"1\frac{5}{4}", "9/4"), (r"v^2_0", "v_0^2"), (r"0.\overline{12}", "4/33"), ("3,5", "x=3 or x=5"),
+    ("USD 5", "5"),
     # the rounding rule: a longer decimal for a shorter decimal gold
     ("3.14159", "3.14"), ("2.667", "2.67"), ("-0.66667", "-0.67"), (r"66.67\%", "66.7"), ("$3.333", "3.33"),
 ]
@@ -83,35 +128,70 @@ EQUAL = [
 # (prediction, answer): written alike, not equal
 DIFFERENT = [
     # numbers
-    ("12", "21"), ("1000", "100"), ("1/5120", "1/28800"), ("100", "1"), ("-3", "3"), ("0", "-1"), ("1,000", "1"), ("0.5", "5"), ("1/2", "2"), ("2/1", "1/2"), ("11/2", "1 1/2"), ("1.0001", "1"), ("5", "5.1"), ("3", "3.14"), ("1e3", "13"),
-    (r"1\frac{3}{4}", "3/4"), (r"\frac{13}{4}", r"1\frac34"), (r"\frac{12}{5}", r"\frac{1}{25}"), ("10^{3}", "103"), (r"2\cdot 3", "23"), ("123456789012345678901234567890123456789012345678901234567890", "123456789012345678901234567890123456789012345678901234567891"),
-    ("x²", "x2"), ("10²", "102"), ("0.33", "1/3"), ("1/3", "0.33"), ("3.14", r"\pi"), (r"\pi", "3.14"), ("3.14", "3.14159"), ("3.15", "3.14"), ("3.145", "3.14"), ("1.41", r"\sqrt2"), ("0.999999", "1"), (r"0.\overline{3}", "0.3"), ("1", "1.4"), ("1.6", "2"),
-    (r"2^{10000}", r"2^{10000}-1"), ("1000000", "1000001"), ("3.0", "0.3"), ("2,3", "2.3"), ("1,5", "15"), ("12", "1,2"), ("1 2", "12"), ("20", "2 0"), ("", "0"), ("", "x"), ("", r"\{\}"), ("nan", "0"), (r"\frac{0}{0}", "0"), (r"\frac10", r"\frac20"), ("1/0", r"\infty"),
+    ("12", "21"), ("1000", "100"), ("1/5120", "1/28800"), ("100", "1"), ("-3", "3"), ("0", "-1"), ("1,000", "1"),
+    ("0.5", "5"), ("1/2", "2"), ("2/1", "1/2"), ("11/2", "1 1/2"), ("1.0001", "1"), ("5", "5.1"), ("3", "3.14"),
+    ("1e3", "13"),
+    (r"1\frac{3}{4}", "3/4"), (r"\frac{13}{4}", r"1\frac34"), (r"\frac{12}{5}", r"\frac{1}{25}"), ("10^{3}", "103"),
+    (r"2\cdot 3", "23"),
+    ("123456789012345678901234567890123456789012345678901234567890", "123456789012345678901234567890123456789012345678901234567891"),
+    ("x²", "x2"), ("10²", "102"), ("0.33", "1/3"), ("1/3", "0.33"), ("3.14", r"\pi"), (r"\pi", "3.14"),
+    ("3.14", "3.14159"), ("3.15", "3.14"), ("3.145", "3.14"), ("1.41", r"\sqrt2"), ("0.999999", "1"),
+    (r"0.\overline{3}", "0.3"), ("1", "1.4"), ("1.6", "2"),
+    (r"2^{10000}", r"2^{10000}-1"), ("1000000", "1000001"), ("3.0", "0.3"), ("2,3", "2.3"), ("1,5", "15"),
+    ("12", "1,2"), ("1 2", "12"), ("20", "2 0"), ("", "0"), ("", "x"), ("", r"\{\}"), ("nan", "0"),
+    (r"\frac{0}{0}", "0"), (r"\frac10", r"\frac20"), ("1/0", r"\infty"),
     # percent, units
-    ("50%", "0.5"), (r"50\%", "1/2"), ("0.5", "50%"), ("5 cm", "5 m"), ("5 cm", r"5\text{ cm}^2"), ("$5", "5 cents"), ("5 apples", "5 oranges"), ("5 hours", "5 minutes"), ("3x", "3"), ("5y", "5"), ("5 cm", "6 cm"), (r"90^\circ", "90%"),
+    ("50%", "0.5"), (r"50\%", "1/2"), ("0.5", "50%"), ("5 cm", "5 m"), ("5 cm", r"5\text{ cm}^2"), ("$5", "5 cents"),
+    ("5 apples", "5 oranges"), ("5 hours", "5 minutes"), ("3x", "3"), ("5y", "5"), ("5 cm", "6 cm"),
+    (r"90^\circ", "90%"),
     # roots, powers, constants, functions
-    (r"\sqrt{2}", "2"), (r"\sqrt{2}", r"\sqrt{3}"), (r"\sqrt[3]{2}", r"\sqrt{2}"), (r"\sqrt[3]{2}", r"3\sqrt{2}"), (r"2\sqrt3", r"3\sqrt2"), (r"\sqrt{4}", "-2"), (r"e", "2.718"), (r"\infty", r"-\infty"), ("i", "-i"), ("3+4i", "3-4i"),
-    (r"2^3", "2^4"), (r"2^{-3}", "2^3"), (r"(-2)^2", "-4"), (r"5!", "5"), (r"\binom52", r"\frac52"), (r"\binom{5}{2}", r"\binom{5}{1}"), (r"2\pi", r"\pi^2"), (r"\ln 2", r"\ln 3"), (r"\log_2 3", r"\log_3 2"), (r"\sin 1", r"\cos 1"), (r"\sin^2 x", r"\sin x^2"), (r"\sin x", r"\sin^{-1}x"),
-    (r"10^{-50}", "0"), (r"e^{-100}", "0"), (r"1+10^{-60}", "1"), (r"\infty", "10^{100}"), ("10^{100}", "10^{101}"), (r"\lfloor 2.7\rfloor", "3"), (r"(1+\sqrt5)/2", r"1+\sqrt5/2"),
+    (r"\sqrt{2}", "2"), (r"\sqrt{2}", r"\sqrt{3}"), (r"\sqrt[3]{2}", r"\sqrt{2}"), (r"\sqrt[3]{2}", r"3\sqrt{2}"),
+    (r"2\sqrt3", r"3\sqrt2"), (r"\sqrt{4}", "-2"), (r"e", "2.718"), (r"\infty", r"-\infty"), ("i", "-i"),
+    ("3+4i", "3-4i"),
+    (r"2^3", "2^4"), (r"2^{-3}", "2^3"), (r"(-2)^2", "-4"), (r"5!", "5"), (r"\binom52", r"\frac52"),
+    (r"\binom{5}{2}", r"\binom{5}{1}"), (r"2\pi", r"\pi^2"), (r"\ln 2", r"\ln 3"), (r"\log_2 3", r"\log_3 2"),
+    (r"\sin 1", r"\cos 1"), (r"\sin^2 x", r"\sin x^2"), (r"\sin x", r"\sin^{-1}x"),
+    (r"10^{-50}", "0"), (r"e^{-100}", "0"), (r"1+10^{-60}", "1"), (r"\infty", "10^{100}"), ("10^{100}", "10^{101}"),
+    (r"\lfloor 2.7\rfloor", "3"), (r"(1+\sqrt5)/2", r"1+\sqrt5/2"),
     # expressions
-    ("x+1", "x-1"), ("x", "-x"), ("x", "y"), ("x^2", "x^3"), ("2x", "x^2"), ("|x|", "x"), (r"\sqrt{x^2}", "x"), ("x+y", "xy"), ("x^2+2x+1", "x^2+2x-1"), ("x_1", "x_2"), ("x1", "x_2"), ("ab", "a+b"), (r"\frac{1}{x+1}", r"\frac1x+1"), ("a/bc+1", "a/(bc+1)"), ("x(x-1)(x-2)", "0"), ("(x-1)(x-2)", "(x-1)(x-3)"),
-    (r"\sin(x)", "sin"), ("x^n", "x^m"), (r"\cos x", r"\cos 2x"), ("e^x", "x^e"), (r"\theta", r"\phi"), ("X^2", "x^2"), (r"(-1)^n", r"(-1)^{n+1}"), ("n!", "n"), ("2^n", "n^2"), ("x+0.000001", "x"),
+    ("x+1", "x-1"), ("x", "-x"), ("x", "y"), ("x^2", "x^3"), ("2x", "x^2"), ("|x|", "x"), (r"\sqrt{x^2}", "x"),
+    ("x+y", "xy"), ("x^2+2x+1", "x^2+2x-1"), ("x_1", "x_2"), ("x1", "x_2"), ("ab", "a+b"),
+    (r"\frac{1}{x+1}", r"\frac1x+1"), ("a/bc+1", "a/(bc+1)"), ("x(x-1)(x-2)", "0"), ("(x-1)(x-2)", "(x-1)(x-3)"),
+    (r"\sin(x)", "sin"), ("x^n", "x^m"), (r"\cos x", r"\cos 2x"), ("e^x", "x^e"), (r"\theta", r"\phi"),
+    ("X^2", "x^2"), (r"(-1)^n", r"(-1)^{n+1}"), ("n!", "n"), ("2^n", "n^2"), ("x+0.000001", "x"),
     # equations and inequalities
-    ("x=5", "x=6"), ("x=5", "y=5"), ("x<5", r"x\le5"), ("x<5", "x>5"), ("y=2x+1", "y=2x-1"), ("y=2x+1", "x=2y+1"), ("x+y=5", "x-y=5"), ("x^2+y^2=4", "x^2+y^2=2"), ("1=2", "2"), ("x>2", r"[2,\infty)"), ("x+y<5", "x+y>5"), ("x>2", "2"), (r"x\ne 2", "x=2"), ("0<x<1", "[0,1]"), ("x=1", "x<1"),
+    ("x=5", "x=6"), ("x=5", "y=5"), ("x<5", r"x\le5"), ("x<5", "x>5"), ("y=2x+1", "y=2x-1"), ("y=2x+1", "x=2y+1"),
+    ("x+y=5", "x-y=5"), ("x^2+y^2=4", "x^2+y^2=2"), ("1=2", "2"), ("x>2", r"[2,\infty)"), ("x+y<5", "x+y>5"),
+    ("x>2", "2"), (r"x\ne 2", "x=2"), ("0<x<1", "[0,1]"), ("x=1", "x<1"),
     # lists, sets, tuples, intervals, matrices
-    ("1,2", "1,3"), ("1,2", "1"), ("1", "1,2"), ("1,2,3", "1,2"), ("(1,-2)", "(1,-3)"), ("(1,2)", "(2,1)"), ("(1,2)", "(1,2,3)"), ("(1,2)", "[1,2]"), ("(1,2]", "[1,2)"), ("(1,2)", r"\{1,2\}"), ("[1,2]", r"\{1,2\}"), (r"\pm2", "2"), (r"\pm 2", r"\pm 3"), ("(1,2),(3,4)", "(1,2),(4,3)"), ("x=1,y=2", "x=2,y=1"), ("x=2,y=1", "(1,2)"),
-    (r"(-\infty,2)", r"(2,\infty)"), (r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2]\cup(3,\infty)"), (r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2)"), (r"(-\infty,2)\cap(3,\infty)", r"(-\infty,2)\cup(3,\infty)"), (r"\{1,2\}", r"\{1,2,3\}"), ("12", "(1,2)"), ("1,1,2", "1,2"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"), (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"), (r"\frac{1}{2}", "(1,2)"), (r"\{\}", "0"), (r"\emptyset", "0"), ("1/2", r"\binom{1}{2}"),
+    ("1,2", "1,3"), ("1,2", "1"), ("1", "1,2"), ("1,2,3", "1,2"), ("(1,-2)", "(1,-3)"), ("(1,2)", "(2,1)"),
+    ("(1,2)", "(1,2,3)"), ("(1,2)", "[1,2]"), ("(1,2]", "[1,2)"), ("(1,2)", r"\{1,2\}"), ("[1,2]", r"\{1,2\}"),
+    (r"\pm2", "2"), (r"\pm 2", r"\pm 3"), ("(1,2),(3,4)", "(1,2),(4,3)"), ("x=1,y=2", "x=2,y=1"),
+    ("x=2,y=1", "(1,2)"),
+    (r"(-\infty,2)", r"(2,\infty)"), (r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2]\cup(3,\infty)"),
+    (r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2)"), (r"(-\infty,2)\cap(3,\infty)", r"(-\infty,2)\cup(3,\infty)"),
+    (r"\{1,2\}", r"\{1,2,3\}"), ("12", "(1,2)"), ("1,1,2", "1,2"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"), (r"\frac{1}{2}", "(1,2)"),
+    (r"\{\}", "0"), (r"\emptyset", "0"), ("1/2", r"\binom{1}{2}"),
     # found while measuring
-    ("0", "x-3z=0"), ("5", "x+y=5"), ("0.9999999999", "1"), ("0.99999999999999999999", "1"), ("0.333333333", "1/3"), (r"1\frac{5}{4}", r"1\frac14"), ("X^2+C", "x^2+c"), (r"\frac{dy}{dx}=2x", "3x"), ("C-c", "0"), (r"\begin{pmatrix}1&2\end{pmatrix}", "(1,2)"),
+    ("0", "x-3z=0"), ("5", "x+y=5"), ("0.9999999999", "1"), ("0.99999999999999999999", "1"), ("0.333333333", "1/3"),
+    (r"1\frac{5}{4}", r"1\frac14"), ("X^2+C", "x^2+c"), (r"\frac{dy}{dx}=2x", "3x"), ("C-c", "0"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", "(1,2)"),
     # ratios, times, bases
-    ("3:2", "2:3"), ("3:2", "32"), ("5:30 a.m.", "5:30 p.m."), ("5:30", "5:31"), ("12_8", "12_9"), ("12_8", "13_8"), ("5:30", "11:60"),
+    ("3:2", "2:3"), ("3:2", "32"), ("5:30 a.m.", "5:30 p.m."), ("5:30", "5:31"), ("12_8", "12_9"), ("12_8", "13_8"),
+    ("5:30", "11:60"),
     # text
-    ("yes", "no"), ("no", "on"), ("Monday", "Tuesday"), ("even", "not even"), ("increasing", "decreasing"), ("March 5", "March 6"), ("Alice", "Alice and Bob"), ("North", "South"), ("x", "none"), ("true", "false"), ("odd", "even"), ("I don't know", "I"), ("abc", "cba"), ("all real numbers", "no real numbers"),
+    ("yes", "no"), ("no", "on"), ("Monday", "Tuesday"), ("even", "not even"), ("increasing", "decreasing"),
+    ("March 5", "March 6"), ("Alice", "Alice and Bob"), ("North", "South"), ("x", "none"), ("true", "false"),
+    ("odd", "even"), ("I don't know", "I"), ("abc", "cba"), ("all real numbers", "no real numbers"),
     # choices
-    ("(C)", "(D)"), ("C) 12", "D"), ("C) 12", "D) 12"), ("C) 12", "C) 13"), ("A", "B"), ("A and B", "A"), ("ABC", "A"), ("AC", "A"), ("E", "2.718"), ("C", "12"),
+    ("(C)", "(D)"), ("C) 12", "D"), ("C) 12", "D) 12"), ("C) 12", "C) 13"), ("A", "B"), ("A and B", "A"),
+    ("ABC", "A"), ("AC", "A"), ("E", "2.718"), ("C", "12"),
     # code is text
-    ("__import__('os').getcwd()", "0"), ("().__class__", "0"), ("print(42)", "42"), ("exit()", "0"), ("lambda: 1", "1"), ("[x for x in (1,2)]", "1,2"), ("9**9**9**9", "9**9**9"), ("10^10^10!", "10^10^9!"),
+    ("__import__('os').getcwd()", "0"), ("().__class__", "0"), ("print(42)", "42"), ("exit()", "0"),
+    ("lambda: 1", "1"), ("[x for x in (1,2)]", "1,2"), ("9**9**9**9", "9**9**9"), ("10^10^10!", "10^10^9!"),
 ]
 
 
@@ -131,15 +211,28 @@ def test_looks_equal_and_is_not(prediction, answer):
 
 
 EXTRACT = [
-    ("So \\boxed{42}.", "42"), ("\\boxed{1} no wait \\boxed{2}", "2"), ("\\boxed{\\frac{1}{2}}", r"\frac{1}{2}"), ("\\boxed 5", "5"), ("\\fbox{7}", "7"), ("we get $\\boxed{x=\\{1,2\\}}$. Done 99.", r"x=\{1,2\}"),
-    ("Put the answer in \\boxed{}. It is \\boxed{3}, and \\boxed{", "3"), ("Step 1: 2+2=4.\nThe answer is: 42", "42"), ("The answer is: yes", "yes"), ("The answer is: yes.\n", "yes"), ("The answer is $\\frac{3}{4}$. I hope it is correct.", r"\frac{3}{4}"),
-    ("Final Answer: The final answer is $12$. I hope it is correct.", "12"), ("**Answer:** 42", "42"), ("**Final Answer**\n\n42", "42"), ("### Final answer\n$$5$$", "5"), ("She has 3 left.\n#### 18", "18"), ("#### 1,234\n", "1,234"), ("The answer is: 1\nThe answer is: 2", "2"),
-    ("Therefore, the correct answer is (C).", "C"), ("So the answer is **(B) 12**.", "(B) 12"), ("Hence the total is 17 apples.", "17"), ("It costs $5.50.", "5.50"), ("so $x = 3$, thus $y = \\frac{1}{2}$.", r"\frac{1}{2}"), ("Thus the answer is $5$ dollars.", "5"),
+    ("So \\boxed{42}.", "42"), ("\\boxed{1} no wait \\boxed{2}", "2"), ("\\boxed{\\frac{1}{2}}", r"\frac{1}{2}"),
+    ("\\boxed 5", "5"), ("\\fbox{7}", "7"), ("we get $\\boxed{x=\\{1,2\\}}$. Done 99.", r"x=\{1,2\}"),
+    ("Put the answer in \\boxed{}. It is \\boxed{3}, and \\boxed{", "3"), ("Step 1: 2+2=4.\nThe answer is: 42", "42"),
+    ("The answer is: yes", "yes"), ("The answer is: yes.\n", "yes"),
+    ("The answer is $\\frac{3}{4}$. I hope it is correct.", r"\frac{3}{4}"),
+    ("Final Answer: The final answer is $12$. I hope it is correct.", "12"), ("**Answer:** 42", "42"),
+    ("**Final Answer**\n\n42", "42"), ("### Final answer\n$$5$$", "5"), ("She has 3 left.\n#### 18", "18"),
+    ("#### 1,234\n", "1,234"), ("The answer is: 1\nThe answer is: 2", "2"),
+    ("Therefore, the correct answer is (C).", "C"), ("So the answer is **(B) 12**.", "(B) 12"),
+    ("Hence the total is 17 apples.", "17"), ("It costs $5.50.", "5.50"),
+    ("so $x = 3$, thus $y = \\frac{1}{2}$.", r"\frac{1}{2}"), ("Thus the answer is $5$ dollars.", "5"),
     ("So it takes 7 days.\nAnswer D", "D"), ("9 of them.\nB is the correct answer.", "B"), ("option (C)", "C"),
-    ("Option C: II and III only", "C"), ("so boxed(42).", "42"), ("<answer> 12 </answer>", "12"), ("\\boxed{3}, \\boxed{5} and \\boxed{7}", "3,5,7"),
+    ("Option C: II and III only", "C"), ("so boxed(42).", "42"), ("<answer> 12 </answer>", "12"),
+    ("\\boxed{3}, \\boxed{5} and \\boxed{7}", "3,5,7"),
     ("The polynomial is x^4 - 10x^2 + 1", "x^4-10x^2+1"), ("So \\boxed{4}. Therefore \\boxed{4}.", "4"),
-    ("The answer is 3.5.", "3.5"), ("The answer is\n\\[\n\\frac{1}{2}\n\\]", r"\frac12"), ("the answer is -7", "-7"), ("I think x is 4 or maybe 5", "5"), ("42", "42"), ("Answer: \\(x^2\\)", "x^2"), ("ANSWER: D", "D"), ("The answer to this problem is 12.", "12"), ("The final answer should be 9!", "9!"),
-    ("The answer is: 42\n\nLet me know if you have 3 more questions!", "42"), ("<think>\\boxed{3}</think>\nThe answer is 4.", "4"), ("The answer is $1,000.", "1000"), ("The answer is 10% .", "10"), ("the answer is: $(1, 2)$ and $(3, 4)$.", "(1,2),(3,4)"), ("Final answer: 5:30 p.m.", "5:30 pm"),
+    ("The answer is 3.5.", "3.5"), ("The answer is\n\\[\n\\frac{1}{2}\n\\]", r"\frac12"), ("the answer is -7", "-7"),
+    ("I think x is 4 or maybe 5", "5"), ("42", "42"), ("Answer: \\(x^2\\)", "x^2"), ("ANSWER: D", "D"),
+    ("The answer to this problem is 12.", "12"), ("The final answer should be 9!", "9!"),
+    ("The answer is: 42\n\nLet me know if you have 3 more questions!", "42"),
+    ("<think>\\boxed{3}</think>\nThe answer is 4.", "4"), ("The answer is $1,000.", "1000"),
+    ("The answer is 10% .", "10"), ("the answer is: $(1, 2)$ and $(3, 4)$.", "(1,2),(3,4)"),
+    ("Final answer: 5:30 p.m.", "5:30 pm"),
 ]
 
 
@@ -148,7 +241,8 @@ def test_extracts_the_last_final_answer(completion, answer):
     assert same_answer(extract_answer(completion) or "", answer), extract_answer(completion)
 
 
-@pytest.mark.parametrize("completion", ["", "   ", "I do not know.", "Let's think step by step.", "\\boxed{}", "The answer is", "####", "\n\n"])
+@pytest.mark.parametrize("completion", [
+    "", "   ", "I do not know.", "Let's think step by step.", "\\boxed{}", "The answer is", "####", "\n\n"])
 def test_no_answer_is_none(completion):
     assert extract_answer(completion) is None
 
@@ -162,7 +256,8 @@ def load(name):
     return [json.loads(line) for line in path.open()]
 
 
-GOLDS = [("gsm8k_test", "answer"), ("aime24", "answer"), ("math_answers", "answer"), ("aqua_test", "answer"), ("grading_cases", "gold")]
+GOLDS = [("gsm8k_test", "answer"), ("aime24", "answer"), ("math_answers", "answer"), ("aqua_test", "answer"),
+         ("grading_cases", "gold")]
 
 
 @pytest.mark.parametrize("name, field", GOLDS)
@@ -207,8 +302,10 @@ def test_symmetric_on_real_cases():
 
 
 def test_answers_of_a_real_model():
-    differ = [row["id"] for row in load("math_answers")
-              if same_answer(extract_answer(row["completion"]) or "", row["answer"], row["prompt"]) != row["published_verdict"]]
+    differ = []
+    for row in load("math_answers"):
+        right = same_answer(extract_answer(row["completion"]) or "", row["answer"], row["prompt"])
+        differ += [row["id"]] if right != row["published_verdict"] else []
     assert differ == ["math100-72#7"]  # 10000 for 10{,}000, published as wrong: it is right
 
 
@@ -224,8 +321,10 @@ PROBLEM = "What is it?\nOptions: A)$61 B)1.5% C)\\frac{1}{2} D)5(√3 + 1) E)Non
 
 
 @pytest.mark.parametrize("prediction, answer, right", [
-    ("A", "A", True), ("61", "A", True), ("$61", "A", True), ("(B)", "B", True), ("1.5", "B", True), ("0.5", "C", True), ("61", "B", False),
-    ("5\\sqrt3+5", "D", True), ("none of these", "E", True), ("62", "A", False), ("B", "A", False), ("A) 61", "A", True), ("60", "E", False)])
+    ("A", "A", True), ("61", "A", True), ("$61", "A", True), ("(B)", "B", True), ("1.5", "B", True),
+    ("0.5", "C", True), ("61", "B", False),
+    ("5\\sqrt3+5", "D", True), ("none of these", "E", True), ("62", "A", False), ("B", "A", False),
+    ("A) 61", "A", True), ("60", "E", False)])
 def test_the_value_of_an_option_stands_for_its_letter(prediction, answer, right):
     assert same_answer(prediction, answer, PROBLEM) == right
 
@@ -245,8 +344,11 @@ def test_every_option_of_aqua_is_graded_by_letter_and_by_value():
 
 
 @pytest.mark.parametrize("text, number", [
-    ("1,234", 1234), ("$5.50", Fraction(11, 2)), (r"\frac{3}{4}", Fraction(3, 4)), ("-3/4", Fraction(-3, 4)), (r"-\frac34", Fraction(-3, 4)), ("50%", 50), ("1 1/2", Fraction(3, 2)),
-    ("-2 1/2", Fraction(-5, 2)), ("12 apples", 12), ("5 cm", 5), ("3e2", 300), ("−7", -7), ("2+3", None), ("x", None), (r"\sqrt2", None), ("five", None), ("12:30", None), ("", None), ("1,2", None), ("1/0", None), (r"\pi", None), ("x=5", None)])
+    ("1,234", 1234), ("$5.50", Fraction(11, 2)), (r"\frac{3}{4}", Fraction(3, 4)), ("-3/4", Fraction(-3, 4)),
+    (r"-\frac34", Fraction(-3, 4)), ("50%", 50), ("1 1/2", Fraction(3, 2)),
+    ("-2 1/2", Fraction(-5, 2)), ("12 apples", 12), ("5 cm", 5), ("3e2", 300), ("−7", -7), ("2+3", None), ("x", None),
+    (r"\sqrt2", None), ("five", None), ("12:30", None), ("", None), ("1,2", None), ("1/0", None), (r"\pi", None),
+    ("x=5", None)])
 def test_reads_plain_numbers(text, number):
     assert read_number(text) == number
 
@@ -254,29 +356,35 @@ def test_reads_plain_numbers(text, number):
 # hostile answers: no crash, no hang, no growth, nothing executed
 
 HOSTILE = [
-    "9**9**9**9", "10^10^10!", "100000!", "((9!)!)!", "9" * 100_000, "7" * 990, "x" * 1_000_000, "{" * 1_000_000, "{" * 10_000 + "1" + "}" * 10_000, "(" * 400 + "1" + ")" * 400,
-    r"\frac" * 190, r"\sqrt" * 190, "-" * 990 + "1", "1" + "+1" * 490, "1" + "/7" * 490, "2" + "^2" * 490, "x" * 990, r"\sin " * 190, "+".join(["x!"] * 300), r"+".join([r"\binom{x}{y}"] * 80),
-    ",".join(map(str, range(270))), r"\pm 1," * 190, "+".join(f"1/{n}" for n in range(101, 260)), "1\0", "\ud800\udfff1", "1\u0301\u20e3" * 300, "٣" * 990, r"\left( \frac{1}{2", "}]))", "$" * 990, "\\" * 989,
-    " " * 999 + "1", "," * 990, "1" + ",000" * 240, r"\text{" * 160, r"\boxed{" * 140 + "1", "|x" * 490, "½" * 990, "e^{10^{10}}", r"\sin(10^{900})", r"\begin{pmatrix}" + r"1&2\\" * 150 + r"\end{pmatrix}",
-    "__import__('os').system('touch /tmp/grade_was_here')", "eval('1')", "().__class__", "{0.__class__}", "%s%n" * 200, "1e999999999", r"\ln 0", "0^{-1}", "i^{i^{i^i}}", r"\infty-\infty", r"0\cdot\infty", "1/0",
-    "x" + "_{x" * 200, "x" + "'" * 990, "+".join(f"x_{{{n}}}" for n in range(120)), "=".join("x" * 400), "<".join("x" * 400), "5 " + "cm " * 300, "x^{x^{x^x}}", "*".join(["(x+1)^{50}"] * 80), "1 1/2 " * 150, "1:" * 400,
-    r"2^{" + "9" * 900 + "}", "1.0000001^{1000000000}", r"\sqrt[" + "9" * 900 + "]{2}", "(A) " * 240, "0.\\overline{" + "3" * 900 + "}", r"\{1,2," * 18 + "1" + r"\}" * 18, "😀" * 990, r"1\approx" * 120]
+    "9**9**9**9", "10^10^10!", "100000!", "((9!)!)!", "9" * 100_000, "7" * 990, "x" * 1_000_000, "{" * 1_000_000,
+    "{" * 10_000 + "1" + "}" * 10_000, "(" * 400 + "1" + ")" * 400,
+    r"\frac" * 190, r"\sqrt" * 190, "-" * 990 + "1", "1" + "+1" * 490, "1" + "/7" * 490, "2" + "^2" * 490, "x" * 990,
+    r"\sin " * 190, "+".join(["x!"] * 300), r"+".join([r"\binom{x}{y}"] * 80),
+    ",".join(map(str, range(270))), r"\pm 1," * 190, "+".join(f"1/{n}" for n in range(101, 260)), "1\0",
+    "\ud800\udfff1", "1\u0301\u20e3" * 300, "٣" * 990, r"\left( \frac{1}{2", "}]))", "$" * 990, "\\" * 989,
+    " " * 999 + "1", "," * 990, "1" + ",000" * 240, r"\text{" * 160, r"\boxed{" * 140 + "1", "|x" * 490, "½" * 990,
+    "e^{10^{10}}", r"\sin(10^{900})", r"\begin{pmatrix}" + r"1&2\\" * 150 + r"\end{pmatrix}",
+    "__import__('os').system('touch /tmp/grade_was_here')", "eval('1')", "().__class__", "{0.__class__}",
+    "%s%n" * 200, "1e999999999", r"\ln 0", "0^{-1}", "i^{i^{i^i}}", r"\infty-\infty", r"0\cdot\infty", "1/0",
+    "x" + "_{x" * 200, "x" + "'" * 990, "+".join(f"x_{{{n}}}" for n in range(120)), "=".join("x" * 400),
+    "<".join("x" * 400), "5 " + "cm " * 300, "x^{x^{x^x}}", "*".join(["(x+1)^{50}"] * 80), "1 1/2 " * 150, "1:" * 400,
+    r"2^{" + "9" * 900 + "}", "1.0000001^{1000000000}", r"\sqrt[" + "9" * 900 + "]{2}", "(A) " * 240,
+    "0.\\overline{" + "3" * 900 + "}", r"\{1,2," * 18 + "1" + r"\}" * 18, "😀" * 990, r"1\approx" * 120]
 
 
 def test_hostile_answers():
     same_answer(r"\sqrt2", "1")  # imports mpmath
-    tracemalloc.start()
-    start = time.process_time()
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for text in HOSTILE:
         for other in ("1", "x+1", text[:-1] + "2"):
             for pair in ((text, other), (other, text)):
                 assert same_answer(*pair) in (True, False)
         assert not same_answer(text, "31337") and (same_answer(text, text) or not re.search(r"[^\W_]", text))
-        for completion in (text, f"The answer is {text}", rf"\boxed{{{text}}}", f"${text}$", rf"\boxed{{" * 2000 + text[:500], ("$" + text[:50]) * 300):
+        for completion in (text, f"The answer is {text}", rf"\boxed{{{text}}}", f"${text}$",
+                           r"\boxed{" * 2000 + text[:500], ("$" + text[:50]) * 300):
             extract_answer(completion)
-    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert seconds < 120 and peak < 100e6, (seconds, peak)  # far above what it takes: it did not hang or grow
+    seconds, grown = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert seconds < 120 and grown < 100_000, (seconds, grown)  # KiB; far above what it takes: no hang, no growth
     assert not Path("/tmp/grade_was_here").exists()
 
 
@@ -289,12 +397,16 @@ def test_threads_agree():
 
 
 PIECES = st.sampled_from(
-    r"1|2|10|0.5|3.14|x|y|n|e|i|\pi|\infty|+|-|*|/|^|!|_|=|<|\le|>|(|)|[|]|{|}|\{|\}|,|;| |\,|\frac|\frac{1}{2}|\sqrt|\sqrt[3]|\sin|\log_|\binom|\text{cm}|\text{|"
-    r"\pm|\cup|\begin{pmatrix}|\end{pmatrix}|&|\\|%|\%|$|\$|°|^\circ|½|²|√|and|or|apples|sqrt(|**|1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0".split("|"))
-ANSWERS = st.one_of(st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60), st.from_regex(r"\A-?\d{1,6}(\.\d{1,4})?(/\d{1,3})?( [a-z]{1,5})?\Z"))
+    r"1|2|10|0.5|3.14|x|y|n|e|i|\pi|\infty|+|-|*|/|^|!|_|=|<|\le|>|(|)|[|]|{|}|\{|\}|,|;| |\,|\frac|\frac{1}{2}|\sqrt|\sqrt[3]|"
+    r"\sin|\log_|\binom|\text{cm}|\text{|"
+    r"\pm|\cup|\begin{pmatrix}|\end{pmatrix}|&|\\|%|\%|$|\$|°|^\circ|½|²|√|and|or|apples|sqrt(|**|"
+    r"1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0".split("|"))
+ANSWERS = st.one_of(
+    st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60),
+    st.from_regex(r"\A-?\d{1,6}(\.\d{1,4})?(/\d{1,3})?( [a-z]{1,5})?\Z"))
 
 
-@settings(max_examples=int(os.environ.get("GRADE_FUZZ", 400)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("GRADE_FUZZ", 250)), deadline=None, suppress_health_check=list(HealthCheck))
 @given(ANSWERS, ANSWERS)
 def test_fuzz(one, other):
     start = time.process_time()
