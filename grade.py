@@ -410,8 +410,8 @@ LOCK = threading.Lock()  # contexts of mpmath share its cached constants
 EXACT = {  # None where the result is not exact
     "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
     r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if n in range(1501) else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if n in range(1501) and k in range(1501) else None,
+    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
+    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
     "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 
@@ -426,6 +426,10 @@ def mp():
 
 def size(x):
     return x.numerator.bit_length() + x.denominator.bit_length()
+
+
+def natural(*numbers):
+    return all(x.denominator == 1 and 0 <= x <= 1500 for x in numbers)
 
 
 def inexact(x):
