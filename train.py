@@ -652,7 +652,7 @@ def make_optimizer(model, weight_decay):
     import torch
     matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
     return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
-                              {"params": others, "weight_decay": 0.0}])
+                              {"params": others, "weight_decay": 0.0}], fused=True)
 
 
 def fit(args, model, pairs, held_out, mesh, settings):
