@@ -222,6 +222,9 @@ def read(text):
     try:
         if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text) or len(text) > MAX_CHARS:
             raise ValueError("a word, not a product of letters")
+        for pair in re.findall(r"(?<![\\\w])([A-Za-z]{2,3}) ([A-Za-z]{2,3})\b", text):
+            if not {*pair} & (SAME.keys() | UNITS.keys()):
+                raise ValueError("prose")
         if r"\pm" in text:  # every item that holds it is two
             signs = (text.replace(r"\pm", a).replace(r"\mp", b) for a, b in ("+-", "-+"))
             items = dict.fromkeys(x for sign in signs for x in listing(tokenize(sign), 0, [END])[0])

@@ -226,6 +226,7 @@ EXTRACT = [
     ("Option C: II and III only", "C"), ("so boxed(42).", "42"), ("<answer> 12 </answer>", "12"),
     ("\\boxed{3}, \\boxed{5} and \\boxed{7}", "3,5,7"),
     ("The polynomial is x^4 - 10x^2 + 1", "x^4-10x^2+1"), ("So \\boxed{4}. Therefore \\boxed{4}.", "4"),
+    ("so we get 1/2", "1/2"), ("it is 5", "5"), ("He has 12 now", "12"),
     ("The answer is 3.5.", "3.5"), ("The answer is\n\\[\n\\frac{1}{2}\n\\]", r"\frac12"), ("the answer is -7", "-7"),
     ("I think x is 4 or maybe 5", "5"), ("42", "42"), ("Answer: \\(x^2\\)", "x^2"), ("ANSWER: D", "D"),
     ("The answer to this problem is 12.", "12"), ("The final answer should be 9!", "9!"),
