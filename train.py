@@ -10,7 +10,8 @@ out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl ho
      rows that could not be used and why, and checkpoint-STEP what --resume needs
 
 Every distinct token prefix of a micro-batch is computed once (*rows*, *attention*); the model is sharded with FSDP2
-at any number of processes, one included (*sharding*); the reference policy is asked once, before the first step.
+at any number of processes, one included (*sharding*); the reference policy is asked once, before the first step, and
+its answers are kept beside the pairs for the next run.
 To change the loss, edit `step_dpo_loss` in loss.py and `run_batch`; to change the data, `row_texts`.
 """
 import argparse
@@ -315,11 +316,10 @@ def processes(device):
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
     try:
         yield dist.device_mesh.init_device_mesh(kind, (dist.get_world_size(),))
-    except UserError as error:
-        if dist.get_rank() == 0:
-            raise
-        time.sleep(10)  # the first process speaks for all, if torchrun does not see another one end before
-        sys.exit(error.code)
+    except UserError:
+        if dist.get_rank():
+            time.sleep(10)  # the first process speaks for all: torchrun stops the others when it has ended
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -682,6 +682,8 @@ def fit(args, model, pairs, held_out, mesh, settings):
         rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
         means, slots = run_batch(model, batch, *how)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
+        if not math.isfinite(norm):
+            raise UserError(f"{args.out}: the gradient of step {step} is {norm}; lower --lr or look at the rows")
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()

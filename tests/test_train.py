@@ -484,6 +484,7 @@ def test_random_weights_come_from_the_seed(tmp_path):
     losses = [fit(tmp_path / "start", answers, tmp_path / name, "--objective", "sft", "--epochs", 1, "--seed", seed)
               for name, seed in [("a", 0), ("b", 0), ("c", 1)]]
     assert losses[0] == losses[1] != losses[2]
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
 @pytest.mark.parametrize("objective", ["step-dpo", "dpo"])
@@ -595,6 +596,13 @@ def test_bad_models(tiny_model, tmp_path):
 def test_bad_flags(flags, message, tmp_path):
     text, code = refusal("--model", "m", "--pairs", "p", "--out", tmp_path / "out", *flags)
     assert text.startswith(message) and code == 2
+
+
+def test_a_run_that_breaks_down_ends(tiny_model, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs())
+    text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out", "--lr", 1e30)
+    assert "the gradient of step 2 is nan; lower --lr" in text and code == 1
+    assert [row["step"] for row in rows_of(tmp_path / "out" / "metrics.jsonl")] == [1]
 
 
 def test_an_error_is_one_line_on_stderr(run, tiny_model):
