@@ -44,6 +44,7 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer, in tokens")
     parser.add_argument("--seed", type=int, default=0, help="sample j of a row has the seed (SEED, id, j)")
     parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at a server")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that a server may take for one reply")
     parser.add_argument("--batch-size", type=int, default=64, help="answers sampled together by the local engine")
     parser.add_argument("--device", help="of the local engine (default: cuda if there is one)")
 
@@ -51,7 +52,7 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
 def check_ask_flags(args):
     """UserError for numbers that no engine can use."""
     for name, low, high in (("temperature", 0, 100), ("top_p", 1e-9, 1), ("max_tokens", 1, 1 << 30),
-                            ("concurrency", 1, 1 << 16), ("batch_size", 1, 1 << 16), ("samples", 1, 1 << 20), ("votes", 1, 1 << 10),
+                            ("concurrency", 1, 1 << 16), ("timeout", 1e-3, 1e6), ("batch_size", 1, 1 << 16), ("samples", 1, 1 << 20), ("votes", 1, 1 << 10),
                             ("rollouts", 1, 1 << 16), ("max_per_prefix", 1, 1 << 20)):
         value = getattr(args, name, None)
         if value is not None and not low <= value <= high:
@@ -90,7 +91,7 @@ class Policy:
         args, stop = self.args, stop_strings(self.args.prompt)
         how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
         if args.base_url:
-            return completion_server(args.base_url, args.model, self.tokenizer, stop, args.concurrency, how)
+            return completion_server(args.base_url, args.model, self.tokenizer, stop, args, how)
         return local_engine(args.model, self.tokenizer, stop, args.batch_size, args.device, how)
 
 
@@ -231,7 +232,7 @@ def trim(text, stop, finish_reason):
 
 # --------------------------------------------------------------------------------- sampling: a server
 
-def completion_server(base_url, model, tokenizer, stop, concurrency, how):
+def completion_server(base_url, model, tokenizer, stop, limits, how):
     """ask() for /v1/completions: the one form that continues a prefix on every server.
 
     The text already holds the beginning-of-sequence token. So token ids are sent where the server takes them, else
@@ -241,7 +242,7 @@ def completion_server(base_url, model, tokenizer, stop, concurrency, how):
     forms = [lambda text: dict(prompt=encode(tokenizer, text)),
              lambda text: dict(prompt=encodable(text), extra_body={"add_special_tokens": False}),
              lambda text: dict(prompt=encodable(text).removeprefix(start))]
-    request = requester(base_url, model, concurrency)
+    request = requester(base_url, model, limits)
 
     def read(reply):
         return reply.choices[0].text, reply.choices[0].finish_reason
@@ -260,9 +261,9 @@ def completion_server(base_url, model, tokenizer, stop, concurrency, how):
     return ask
 
 
-def chat_server(base_url, model, concurrency, how, key="OPENAI_API_KEY"):
+def chat_server(base_url, model, limits, how, key="OPENAI_API_KEY"):
     """ask() for /v1/chat/completions: the text is one user message. For judges."""
-    request = requester(base_url, model, concurrency, key)
+    request = requester(base_url, model, limits, key)
 
     def read(reply):
         message = reply.choices[0].message
@@ -277,22 +278,24 @@ def chat_server(base_url, model, concurrency, how, key="OPENAI_API_KEY"):
     return ask
 
 
-def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
+def requester(base_url, model, limits, key="OPENAI_API_KEY"):
     """request(call, read): make a call, read (text, finish_reason) from its reply, try again when either fails.
 
+    limits: has `concurrency`, requests in flight, and `timeout`, seconds for a reply (two of them end the tries).
     The client itself retries refused connections, 408, 409, 429 and 5xx; a 200 with HTML, an error object, no
     choices or no text passes it unnoticed. Raises Refused, GaveUp, or UserError for what ends the run.
     """
     import openai
     secret = os.environ.get(key) or os.environ.get("OPENAI_API_KEY") or "none"
-    client = openai.AsyncOpenAI(base_url=base_url, api_key=secret, max_retries=2)
-    where, free, answered = str(client.base_url), asyncio.Semaphore(concurrency), False
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=secret, max_retries=2, timeout=limits.timeout)
+    where, free, answered = str(client.base_url), asyncio.Semaphore(limits.concurrency), False
 
     async def request(call, read):
         nonlocal answered
+        late = 0
         for attempt in range(TRIES):
             try:
-                async with free:
+                async with free, asyncio.timeout(limits.timeout):  # of the whole: a server may drip for ever
                     reply = await call(client)
                 text, why = read(reply)
                 if isinstance(text, str):
@@ -308,6 +311,10 @@ def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
                 if not answered and model in short(error):
                     raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
                 raise Refused("refused by the server", short(error)) from error
+            except (TimeoutError, openai.APITimeoutError):
+                fault, late = f"no reply in {limits.timeout:g} seconds (--timeout)", late + 1
+                if late == 2:
+                    break
             except openai.APIConnectionError as error:
                 if attempt + 1 == TRIES or not answered and attempt:
                     raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
@@ -316,7 +323,7 @@ def requester(base_url, model, concurrency, key="OPENAI_API_KEY"):
             except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
                 fault = short(error)
             await asyncio.sleep(min(30, 2 ** attempt) * random.uniform(0.5, 1))
-        raise GaveUp(f"{where}: {TRIES} tries failed, the last with: {fault}; this row is left for --resume")
+        raise GaveUp(f"{where}: {attempt + 1} tries failed, the last with: {fault}; this row is left for --resume")
     return request
 
 

@@ -122,7 +122,7 @@ def llm_judge(name, args):
         nonlocal engine
         if engine is None:
             engine = (local_engine(name, tokenizer, (), args.batch_size, args.device, how) if tokenizer else
-                      chat_server(args.judge_url, name, args.concurrency, how, key="JUDGE_API_KEY"))
+                      chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY"))
         text = judge_text(row, [strip_header(part).strip() for part in parts[1:]])
         if tokenizer:
             text = render_chat(tokenizer, text)
@@ -190,7 +190,7 @@ def rollouts_judge(args):
 # ------------------------------------------------------------------------------- the judge of equations
 
 SIGNS = [(r"^[ \t]*[-*][ \t]+", ""), (r"\\(?:left|right|quad|,|;|!|\(|\)|\[|\]| )|\\(?:text|mathrm|boxed)(?=\{)|\*\*|&", " "),
-         (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\times|\\cdot|[×·∗]", "*"),
+         (r"\{,\}", ","), (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\times|\\cdot|[×·∗]", "*"),
          (r"\\div|[÷∕]", "/"), ("[−–]", "-"), (r"\\([$%])", r"\1"), (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
          (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half ")]  # 3 and a half
 TOKEN = re.compile(r"(?P<number>\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?)|(?P<word>[^\W\d_]+)"
@@ -221,7 +221,7 @@ def find_equations(text):
             if run and (kind == "number" or token == "(") and (run[-1][-1] in ")%" or run[-1][-1].isdigit()):
                 apart = last == "unit" or token == "(" and not glued  # else "2(3)" or "1 1/2", which are products, sums
                 yield from equations_of(run, units, before, "" if apart else UNREADABLE)
-                run, units, before = [], set(), "" if apart else UNREADABLE
+                run, units, before = [], set(), "" if apart and before != UNREADABLE else UNREADABLE
             if not run and token in "(-" and (last == "word" and (glued or len(before) == 1) or before[:1] in [*")]}|"]):
                 before = UNREADABLE  # f(3), x - 3
             run.append(token)

@@ -228,6 +228,16 @@ def test_refused_requests_are_drops_and_lost_ones_are_left_for_resume(run, fault
     assert json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])["detail"].startswith("Unprocessable")
 
 
+def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model, tmp_path):
+    ask = ["--model", "served", "--tokenizer", tiny_model, "--timeout", 0.5, "--keep", "all", "--samples", 1, "--out", "o.jsonl", "--base-url"]
+    done = run("collect.py", *ask, faulty("--rate", 0.5, "--faults", "hang"), rows=PROBLEMS, code=3)
+    kept = tally(done, "collect.py")[0]
+    assert 0 < kept < 36 and f"{36 - kept} given up; --resume asks them again" in done.err
+    assert "2 tries failed, the last with: no reply in 0.5 seconds (--timeout)" in done.err
+    done = run("collect.py", *ask, faulty(), "--resume", rows=PROBLEMS)
+    assert tally(done, "collect.py") == (36, 36, 0)
+
+
 def collect_with(tmp_path, url, tokenizer, *flags, name="rows.jsonl"):
     return [sys.executable, ROOT / "collect.py", "--model", "served", "--tokenizer", tokenizer, "--base-url", url, "--keep", "all",
             "--samples", "5", "--concurrency", "4", "--out", tmp_path / name, tmp_path / "problems.jsonl", *flags]
