@@ -14,7 +14,7 @@ from pathlib import Path
 from demo.world import first_wrong_step
 from evaluate import compare, mean_interval, new_problems, percent, rate, remember
 
-TALLY = re.compile(r"^(\w+\.py): (?:\S+: )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
+TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
 
 
 def read(path: Path) -> list[dict]:
@@ -53,26 +53,31 @@ def step_is_right(row: dict) -> bool:
     return wrong is None or wrong > row["bad_step"]
 
 
-def stage_lines(folder: Path):
-    for log in sorted(folder.glob("*.log")):
-        for stage, *counts, reasons in TALLY.findall(log.read_text(encoding="utf-8")):
-            yield f"{log.stem + ': ' + stage:28}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
+def stage_lines(folder: Path, phases: list[str]):
+    """One line a tally, from the logs, in the order of the phases."""
+    for phase in phases:
+        for stage, file, *counts, reasons in TALLY.findall((folder / f"{phase}.log").read_text(encoding="utf-8")):
+            name = f"{phase}: {stage} {Path(file).stem}"
+            yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
 def table(folder: Path):
     before, after = read(folder / "before.jsonl"), read(folder / "after.jsonl")
     located, pairs = read(folder / "located.jsonl"), read(folder / "pairs.jsonl")
-    yield f"{f'{len(after)} test problems':20}{'before (SFT)':24}{'after (Step-DPO)':24}difference (95 % intervals throughout)"
+    yield f"{f'{len(after)} test problems':20}{'SFT':24}{'Step-DPO':24}difference, with 95 % intervals"
     yield from accuracy_lines(before, after)
     yield ""
-    yield f"{'rows':28}{'in':>8}{'kept':>8}{'dropped':>8}   reasons"
-    yield from stage_lines(folder)
-    yield from judge_lines(located, pairs)
-    yield ""
     times = [line.split("\t") for line in (folder / "times.tsv").read_text().splitlines()]
-    yield f"{'seconds':28}{sum(int(seconds) for _, seconds in times):8}"
-    for phase, seconds in times:
-        yield f"  {phase:26}{int(seconds):8}"
+    yield f"{'rows':36}{'in':>8}{'kept':>8}{'dropped':>8}   reasons"
+    yield from stage_lines(folder, [phase for phase, _ in times])
+    yield ""
+    yield from judge_lines(located, pairs)
+    end = read(folder / "step-dpo" / "metrics.jsonl")[-1]
+    yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \
+          f"{100 * end['eval_rewards/accuracies']:.0f} %"
+    yield ""
+    yield f"{'seconds':36}{sum(int(seconds) for _, seconds in times):8}"
+    yield from (f"{'  ' + phase:36}{int(seconds):8}" for phase, seconds in times)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A tiny world of arithmetic stories, so that the whole method runs offline in minutes.
+"""A tiny world of arithmetic stories whose truth is known, so that the whole method runs offline in minutes.
 
     python demo/world.py --out runs/demo/world
 
@@ -7,10 +7,11 @@ and model/, a folder with a tokenizer and the configuration of a 0.5M-parameter 
 
 What the world plants. Solutions in sft.jsonl are told by someone who *forgets a borrow* in 60 % of the
 subtractions that need one and *a carry* in 30 % of the additions that need one, and goes on from the wrong value.
-A policy trained on them knows how to reason and slips in places that are known exactly. `answer` is the true
-one everywhere, and so is `solution` outside sft.jsonl. Problems: 3 to 6 steps of + - × ÷ on values up to 99.
+A policy trained on them knows how to reason and slips in places that are known exactly. `answer` is the true one
+everywhere, and so is `solution` outside sft.jsonl; `bad_step` in sft.jsonl is the first step that slipped, from 1.
 
-World "number" asks for the final value. World "decision" has ten additions and subtractions and asks yes or no.
+World "number": 3 to 6 steps of + - × ÷ on values of two digits, then the final value is asked.
+World "decision": ten additions and subtractions, then a yes/no question about the value.
 """
 
 import argparse
@@ -34,7 +35,8 @@ THINGS = ["apples", "beads", "books", "cards", "coins", "shells", "stamps", "til
 MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October"]
 OPENING = "{name} has {n} {things}."
 STORY = {
-    "+": ["In {month} {name} buys {n} more.", "In {month} a friend brings {n} more.", "In {month} {n} new ones arrive."],
+    "+": ["In {month} {name} buys {n} more.", "In {month} a friend brings {n} more.",
+          "In {month} {n} new ones arrive."],
     "-": ["In {month} {name} gives away {n}.", "In {month} {n} get lost.", "In {month} {n} of them are sold."],
     "×": ["In {month} {name} swaps each for {n} others.", "By {month} there are {n} times as many.",
           "In {month} the pile grows to {n} times its size."],
@@ -47,7 +49,8 @@ QUESTION = {
 }
 SOLUTION = {
     "+": ["Adding gives {equation}.", "With these it makes {equation}.", "{name} goes up to {equation} {things}."],
-    "-": ["Taking away leaves {equation}.", "Without these it makes {equation}.", "{name} goes down to {equation} {things}."],
+    "-": ["Taking away leaves {equation}.", "Without these it makes {equation}.",
+          "{name} goes down to {equation} {things}."],
     "×": ["Multiplying gives {equation}.", "So many times makes {equation}.", "{name} climbs to {equation} {things}."],
     "÷": ["Dividing gives {equation}.", "One part of it is {equation}.", "{name} is left with {equation} {things}."],
 }
@@ -232,7 +235,7 @@ def build_tokenizer():
 
 def write_model_folder(folder: Path) -> None:
     """Tokenizer and configuration; `train.py --model FOLDER` then starts from random weights."""
-    from transformers import LlamaConfig
+    from transformers import GenerationConfig, LlamaConfig
 
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -244,14 +247,18 @@ def write_model_folder(folder: Path) -> None:
     )
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
+    # `transformers serve` is greedy at any temperature unless the model's own settings say that it samples
+    ends = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
+    GenerationConfig(do_sample=True, **ends).save_pretrained(folder)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo/world"), help="folder to write")
     parser.add_argument("--world", choices=list(WORLDS), default="number", help="what is asked at the end of a story")
     parser.add_argument("--sft", type=int, default=16000, help="solutions to train the first policy on, slips planted")
-    parser.add_argument("--train", type=int, default=3000, help="problems to collect errors from")
+    parser.add_argument("--train", type=int, default=2000, help="problems to collect errors from")
     parser.add_argument("--validation", type=int, default=1000, help="problems to choose settings on")
     parser.add_argument("--test", type=int, default=2000, help="problems to report on")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another draw from the same world")

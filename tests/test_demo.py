@@ -68,7 +68,8 @@ def test_written_files(tmp_path):
     for split, count in (("sft", 30), ("train", 20), ("validation", 10), ("test", 10)):
         rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").open(encoding="utf-8")]
         assert len(rows) == len({row["id"] for row in rows}) == count
-        assert all(isinstance(row[name], str) for row in rows for name in ("id", "dataset", "prompt", "answer", "solution"))
+        assert all(isinstance(row[name], str) for row in rows
+                   for name in ("id", "dataset", "prompt", "answer", "solution"))
 
 
 def test_answers_and_solutions_are_true(splits):
@@ -149,7 +150,7 @@ def test_steps_begin_and_end_on_the_edge_of_a_token(tokenizer, slipping):
             assert ids == whole[:len(ids)] and tokenizer.decode(ids[:joint]) == prefix
 
 
-@pytest.mark.parametrize("text", ["Jané’s ducks 🦆 lay 3.5 eggs\r\n", "Step 99: \\boxed{x}\t\x00", "日本", "<|user|>", " "])
+@pytest.mark.parametrize("text", ["Jané’s 🦆 lay 3.5\r\n", "Step 99: \\boxed{x}\t\x00", "日本", "<|user|>", " "])
 def test_any_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
