@@ -11,19 +11,31 @@ import torch.nn.functional as F
 BLOCK_LOGITS = 1 << 22  # logits alive at once; the vocabulary is walked in blocks of BLOCK_LOGITS / N rows
 
 
-def step_dpo_loss(policy, reference, beta):
+def step_dpo_loss(policy, reference, beta, lengths=None, kind="sigmoid", smoothing=0.0, nll=0.0):
     """Step-DPO objective, equation 2 of arXiv 2406.18629; DPO's when the log-probs are of whole answers.
 
         margin = β·[log πθ(s_win|x,s_<k) − log πref(s_win|x,s_<k)] − β·[the same for s_lose]
         loss = −log σ(margin)
 
-    policy, reference: (2B,) summed log-probs of a step's tokens, chosen in the first half.
+    policy, reference: (2B,) summed log-probs of a step's tokens, chosen in the first half; lengths: (2B,) their tokens.
     beta: inverse temperature of the KL to the reference, > 0.
+    kind: "sigmoid"; "ipo-sum" is equation 17 of arXiv 2310.12036, "ipo-mean" the same of log-probs per token.
+    smoothing: how often the labels are wrong, for sigmoid (conservative DPO); nll: weight of −log πθ(s_win) per token.
     Returns (loss (B,), margin (B,)), both float32 (float64 for float64 input).
     """
-    chosen, rejected = (beta * (policy - reference)).chunk(2)
+    gain = policy - reference
+    chosen, rejected = (beta * gain).chunk(2)
     margin = chosen - rejected
-    return -F.logsigmoid(margin), margin
+    if kind == "sigmoid":
+        loss = -F.logsigmoid(margin)
+        if smoothing:
+            loss = (1 - smoothing) * loss - smoothing * F.logsigmoid(-margin)
+    else:
+        won, lost = (gain / lengths if kind == "ipo-mean" else gain).chunk(2)
+        loss = (won - lost - 1 / (2 * beta)) ** 2
+    if nll:
+        loss = loss - nll * (policy / lengths).chunk(2)[0]
+    return loss, margin
 
 
 def token_logps(hidden, weight, targets, bias=None, softcap=None):

@@ -40,22 +40,26 @@ REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "ful
             "sft": ("prompt",)}
 METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
            "logps/rejected")  # TRL's names; sft has the first
-TRAJECTORY = ("objective", "prompt", "beta", "lr", "schedule", "warmup", "epochs", "max_steps", "batch_size",
-              "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
+TRAJECTORY = ("objective", "prompt", "loss", "beta", "label_smoothing", "nll", "eos", "lr", "schedule", "warmup",
+              "epochs", "max_steps", "batch_size", "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
 # ------------------------------------------------------------------------------------------------- rows
 
-def row_texts(row, objective):
-    """What a row is about: [(solution so far, text to score, whether that ends the answer)], chosen first."""
+def row_texts(row, objective, eos=False):
+    """What a row is about: [(solution so far, text to score, whether to end it with EOS)], chosen first.
+
+    A step gets no EOS, as in the paper; with `eos`, one that ends its answer does.
+    """
     whole = row.get("finish_reason") != "length"  # an answer that was cut must not teach to stop there
     if objective == "sft":
         return [("", row["completion"] if "completion" in row else row["solution"], whole)]
     prefix = row.get("initial_reason_steps", "")
     if objective == "dpo":
         return [(prefix, row["full_chosen"], True), (prefix, row["full_rejected"], whole)]
-    return [(prefix, row["chosen"], False), (prefix, row["rejected"], False)]
+    ends = [eos and str(row.get(f"full_{side}")).strip() == row[side].strip() for side in ("chosen", "rejected")]
+    return [(prefix, row["chosen"], ends[0]), (prefix, row["rejected"], ends[1] and whole)]
 
 
 def check_row(row, where, objective):
@@ -72,12 +76,12 @@ def check_row(row, where, objective):
         raise UserError(f"{where}: 'weight' is {json.dumps(weight)[:40]}, not a number of at least 0")
 
 
-def make_example(row, tokenizer, objective, prompt, limit):
+def make_example(row, tokenizer, objective, prompt, limit, eos=False):
     """(Example, None), or (None, the reason why this row is dropped)."""
     if objective == "sft" and row.get("correct") is False:
         return None, "wrong answer"
     sequences = []
-    for prefix, text, ends in row_texts(row, objective):
+    for prefix, text, ends in row_texts(row, objective, eos):
         ids, start = encode_step(tokenizer, render_prompt(tokenizer, row["prompt"], prompt, prefix + text), text)
         if start == len(ids):
             return None, "nothing to score"
@@ -93,15 +97,15 @@ def make_example(row, tokenizer, objective, prompt, limit):
     return Example(row["id"], sequences, float(row.get("weight", 1)), None), None
 
 
-def load_examples(path, tokenizer, objective, prompt, limit, vocabulary):
+def load_examples(path, tokenizer, objective, prompt, limit, vocabulary, eos=False):
     """(examples, dropped rows with their `drop` reason) of a JSONL file. UserError when nothing is left."""
-    if objective != "step-dpo" and tokenizer.eos_token_id is None:
+    if (eos or objective != "step-dpo") and tokenizer.eos_token_id is None:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
                         f"--objective {objective} ends an answer; set eos_token in tokenizer_config.json", 2)
     examples, dropped = [], []
     for row in read_rows(path, REQUIRED[objective]):
         check_row(row, f"{path}: row {row['id']}", objective)
-        example, reason = make_example(row, tokenizer, objective, prompt, limit)
+        example, reason = make_example(row, tokenizer, objective, prompt, limit, eos)
         if reason:
             dropped.append({**row, "drop": reason})
         elif max(max(ids) for ids, _ in example.sequences) >= vocabulary:
@@ -293,11 +297,12 @@ def forward(model, trie):
 
 
 def score(model, examples, device):
-    """(summed log-probs of the targets, (2B,) chosen in the first half or (B,) for sft; how many slots it took)."""
+    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
     import torch
     trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
     placed = place_trie(trie, device)
-    return torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths), len(trie.ids)
+    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
+    return sums, placed.lengths, len(trie.ids)
 
 
 # --------------------------------------------------------------------------------------------- sharding
@@ -486,11 +491,12 @@ def say(message):
         print("train.py:", message, file=sys.stderr, flush=True)
 
 
-def run_batch(model, batch, objective, beta, budget, mesh):
+def run_batch(model, batch, objective, beta, budget, mesh, **variant):
     """({metric: weighted mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
     The loss is Σ weight·loss / Σ weight, for sft Σ weight·loss / Σ weight·tokens, whatever the micro-batches and
-    processes are. FSDP averages gradients over processes, hence `world` in what is differentiated.
+    processes are. FSDP averages gradients over processes, hence `world` in what is differentiated. variant: what else
+    step_dpo_loss takes.
     """
     import torch
     import torch.distributed as dist
@@ -501,13 +507,13 @@ def run_batch(model, batch, objective, beta, budget, mesh):
     sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=device)
     for micro in split_batch(batch, budget, world)[mesh.get_rank()::world]:
         # a process without data takes part all the same in gathering weights and reducing gradients
-        policy, slots = score(model, micro or batch[:1], device)
+        policy, lengths, slots = score(model, micro or batch[:1], device)
         weight = policy.new_tensor([e.weight for e in micro] or [0.0])
         if objective == "sft":
             values = [-policy]
         else:
             reference = policy.new_tensor(list(zip(*(e.reference for e in micro or batch[:1])))).flatten()
-            loss, margin = step_dpo_loss(policy, reference, beta)
+            loss, margin = step_dpo_loss(policy, reference, beta, lengths, **variant)
             values = [loss, *(beta * (policy - reference)).chunk(2), margin > 0, margin, *policy.chunk(2)]
         means = torch.stack([(value * weight).sum() for value in values]) / total
         if torch.is_grad_enabled():
@@ -549,7 +555,7 @@ def add_references(examples, path, key, load, budget, mesh):
         with no_gradients(model):
             for at in range(0, len(examples), 1024):
                 for micro in split_batch(examples[at:at + 1024], budget, mesh.size())[mesh.get_rank()::mesh.size()]:
-                    answer, _ = score(model, micro or examples[:1], device)
+                    answer, *_ = score(model, micro or examples[:1], device)
                     logps[[place[id(example)] for example in micro]] = answer.view(2, -1).T[:len(micro)]
         dist.all_reduce(logps)
         stored = [logps.tolist()]
@@ -659,7 +665,8 @@ def fit(args, model, pairs, held_out, mesh, settings):
     """The loop over optimizer steps, with metrics, measurements and checkpoints on the way."""
     import torch
     from tqdm import tqdm
-    how = (args.objective, args.beta, args.tokens_per_micro_batch, mesh)
+    run = functools.partial(run_batch, model, objective=args.objective, beta=args.beta, mesh=mesh, kind=args.loss,
+                            budget=args.tokens_per_micro_batch, smoothing=args.label_smoothing, nll=args.nll)
     optimizer = make_optimizer(model, args.weight_decay)
     progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
     if args.resume and last:
@@ -671,7 +678,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
     def measure(step):
         if held_out:
             with no_gradients(model):
-                means, _ = run_batch(model, held_out, *how)
+                means, _ = run(held_out)
             log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
 
     if not start:
@@ -680,7 +687,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
     for step in range(start + 1, steps + 1):
         batch = batch_at(step - 1, pairs, args.batch_size, args.seed)
         rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
-        means, slots = run_batch(model, batch, *how)
+        means, slots = run(batch)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
         if not math.isfinite(norm):
             raise UserError(f"{args.out}: the gradient of step {step} is {norm}; lower --lr or look at the rows")
@@ -715,6 +722,10 @@ def parse_args(argv):
     flag("--reference", help="model to stay close to (default: --model as it comes)")
     flag("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
     flag("--beta", type=float, default=0.4, help="inverse temperature of the KL to the reference")
+    flag("--loss", choices=["sigmoid", "ipo-sum", "ipo-mean"], default="sigmoid", help="of a pair; see loss.py")
+    flag("--label-smoothing", type=float, default=0.0, help="share of pairs taken to be the wrong way round")
+    flag("--nll", type=float, default=0.0, help="weight of the chosen side's negative log-likelihood per token")
+    flag("--eos", action="store_true", help="step-dpo: end a step with EOS where it ends its answer")
     flag("--lr", type=float, default=5e-7, help="peak learning rate of AdamW")
     flag("--schedule", choices=["cosine", "linear", "constant"], default="cosine", help="of the rate after warm-up")
     flag("--warmup", type=float, default=0.1, help="share of the steps in which the rate rises")
@@ -741,6 +752,10 @@ def check_flags(args):
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not value >= least.get(name, 0):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least.get(name, 0)}", 2)
+    if args.label_smoothing and (args.loss != "sigmoid" or args.label_smoothing >= 0.5):
+        raise UserError(f"--label-smoothing {args.label_smoothing}: must be below 0.5, and is for --loss sigmoid", 2)
+    if args.loss.startswith("ipo") and not args.beta:
+        raise UserError(f"--loss {args.loss}: has no target at --beta 0", 2)
     if "-" in (args.pairs, args.eval_pairs):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
     if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
@@ -758,7 +773,8 @@ def read_pairs(args, folder, mesh):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     context = getattr(config, "max_position_embeddings", None) or math.inf
-    how = (tokenizer, args.objective, args.prompt, min(args.max_length or math.inf, context), config.vocab_size)
+    limit = min(args.max_length or math.inf, context)
+    how = (tokenizer, args.objective, args.prompt, limit, config.vocab_size, args.eos)
     pairs, dropped = load_examples(args.pairs, *how)
     held_out, more = load_examples(args.eval_pairs, *how) if args.eval_pairs else ([], [])
     if mesh.get_rank() == 0:

@@ -120,3 +120,29 @@ def test_step_dpo_loss_at_the_reference_is_log_2_and_never_overflows():
     torch.testing.assert_close(value, torch.full((3,), 2.0).log())
     value, _ = step_dpo_loss(torch.tensor([-1e6, 0.0]), torch.zeros(2), beta=1.0)
     torch.testing.assert_close(value, torch.tensor([1e6]))
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo-sum", "ipo-mean"])
+@pytest.mark.parametrize("smoothing,nll", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.2, 1.5)])
+def test_variants_are_their_formulas(kind, smoothing, nll):
+    torch.manual_seed(0)
+    policy, reference = torch.randn(2, 6, dtype=torch.float64)
+    lengths, beta = torch.tensor([3, 5, 2, 7, 1, 4]), 0.3
+    value, margin = step_dpo_loss(policy, reference, beta, lengths, kind, smoothing, nll)
+    for i in range(3):
+        won, lost = policy[i] - reference[i], policy[3 + i] - reference[3 + i]
+        torch.testing.assert_close(margin[i], beta * (won - lost))
+        if kind == "sigmoid":
+            right = torch.sigmoid(beta * (won - lost))
+            expected = -(1 - smoothing) * right.log() - smoothing * (1 - right).log()
+        elif kind == "ipo-sum":
+            expected = (won - lost - 1 / (2 * beta)) ** 2
+        else:
+            expected = (won / lengths[i] - lost / lengths[3 + i] - 1 / (2 * beta)) ** 2
+        torch.testing.assert_close(value[i], expected - nll * policy[i] / lengths[i])
+
+
+def test_a_smoothed_loss_is_least_where_the_labels_are_right_so_often():
+    margin = torch.linspace(-5, 5, 2001, dtype=torch.float64)
+    value, _ = step_dpo_loss(torch.cat([margin, 0 * margin]), torch.zeros(4002), 1.0, smoothing=0.1)
+    assert torch.sigmoid(margin[value.argmin()]).item() == pytest.approx(0.9, abs=1e-3)

@@ -305,6 +305,16 @@ def test_what_is_scored(tokenizer):
     assert spell(tokenizer, make(tokenizer, whole, "dpo"))[0] == (row["prompt"] + "\n", "Good.<|end|>")
 
 
+def test_eos_ends_a_step_that_ends_its_answer(tokenizer):
+    row = make_pairs(1)[0]
+    last = row | {"full_chosen": row["chosen"] + "\n", "full_rejected": row["rejected"]}
+    for given, asked, expected in [(last, False, [0, 0]), (last, True, [1, 1]), (row, True, [0, 0]),
+                                   (last | {"finish_reason": "length"}, True, [1, 0]),
+                                   ({key: row[key] for key in ("id", "prompt", "chosen", "rejected")}, True, [0, 0])]:
+        example, _ = train.make_example(given, tokenizer, "step-dpo", "raw", 256, asked)
+        assert [text.endswith("<|end|>") for _, text in spell(tokenizer, example)] == expected
+
+
 def test_answers_cut_by_length_do_not_end(tokenizer):
     row = make_pairs(1)[0] | {"finish_reason": "length"}
     chosen, rejected = spell(tokenizer, make(tokenizer, row, "dpo"))
@@ -357,11 +367,16 @@ def same(ours, theirs, tolerance=1e-5):
                 assert a[name] == pytest.approx(b[name], abs=tolerance, rel=tolerance), (a["step"], name)
 
 
-@pytest.mark.parametrize("objective", ["step-dpo", "dpo", "sft"])
+VARIANTS = {"smoothing": ["--label-smoothing", 0.2], "nll": ["--nll", 0.5], "ipo-sum": ["--loss", "ipo-sum", "--lr", 1e-4],
+            "ipo-mean": ["--loss", "ipo-mean", "--nll", 0.1]}
+
+
+@pytest.mark.parametrize("objective", ["step-dpo", "dpo", "sft", *VARIANTS])
 def test_any_micro_batches_give_the_same_run(objective, tiny_model, tmp_path):
     rows = make_pairs() if objective != "sft" else PROBLEMS[:11]
+    rows = [row | {"weight": 1 + i % 3} for i, row in enumerate(rows)]
     pairs = write(tmp_path / "pairs.jsonl", rows)  # 11 rows in batches of 4: the last batch does not divide
-    flags = ["--objective", objective, "--epochs", 2, "--weight-decay", 0.1]
+    flags = ["--epochs", 2, "--weight-decay", 0.1, *VARIANTS.get(objective, ["--objective", objective])]
     one = fit(tiny_model, pairs, tmp_path / "one", *flags)
     small = fit(tiny_model, pairs, tmp_path / "small", *flags, "--tokens-per-micro-batch", 100)
     assert len(one) == 6 and one[-1]["loss"] < one[0]["loss"] and one[-1]["epoch"] == 2
@@ -373,9 +388,9 @@ def test_any_micro_batches_give_the_same_run(objective, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_equal_one(world, tiny_model, tmp_path):
-    rows = make_pairs(9)  # the last batch has one pair: every process but one has no data
+    rows = [row | {"weight": 1 + i % 3} for i, row in enumerate(make_pairs(9))]  # the last batch has one pair: every process but one has no data
     pairs, held_out = write(tmp_path / "pairs.jsonl", rows), write(tmp_path / "eval.jsonl", make_pairs(12)[9:])
-    flags = ["--eval-pairs", held_out, "--epochs", 2, "--save-every", 5]
+    flags = ["--eval-pairs", held_out, "--epochs", 2, "--save-every", 5, *(VARIANTS["ipo-mean"] if world == 3 else [])]
     one = fit(tiny_model, pairs, tmp_path / "one", *flags)
     for path in tmp_path.glob("*.reference-*"):
         path.unlink()
@@ -496,38 +511,45 @@ def test_the_public_shape_trains_unchanged(objective, prompt, tiny_model, tmp_pa
     assert len(rows) == 3 and (out / "model.safetensors").exists() and not (out / "dropped.jsonl").read_text()
 
 
-@pytest.mark.parametrize("objective", ["step-dpo", "dpo"])
-def test_equals_trl(objective, tiny_model, tmp_path, tokenizer):
+TRL = {"step-dpo": {}, "dpo": {}, "nll": dict(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+       "ipo-mean": dict(loss_type=["ipo", "sft"], loss_weights=[1.0, 0.1]),
+       "smoothing": dict(loss_type="aot", label_smoothing=0.2)}  # which is conservative DPO where a batch is one pair
+
+
+@pytest.mark.parametrize("name", TRL)
+def test_equals_trl(name, tiny_model, tmp_path, tokenizer):
     """Five optimizer steps beside TRL's DPOTrainer on the same token ids.
 
     TRL appends EOS to plain text, which is what dpo does; it does not to conversations, so step-dpo's texts go as
-    conversations through a template that prints them verbatim. One batch a step, so that order does not matter.
+    conversations through a template that prints them verbatim. One batch a step, so that order does not matter. The
+    variants' pairs go to TRL one by one: its sft and aot are of all pairs of a forward pass together.
     """
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
-    names = ("chosen", "rejected") if objective == "step-dpo" else ("full_chosen", "full_rejected")
+    names = ("full_chosen", "full_rejected") if name == "dpo" else ("chosen", "rejected")
+    at_once = 1 if name in VARIANTS else 6
     rows = make_pairs(6)
     texts = [{"prompt": train.render_prompt(tokenizer, row["prompt"], "raw", row["initial_reason_steps"]),
               "chosen": row[names[0]], "rejected": row[names[1]]} for row in rows]
-    if objective == "step-dpo":
-        texts = [{name: [{"role": "user" if name == "prompt" else "assistant", "content": text}]
-                  for name, text in row.items()} for row in texts]
+    if name != "dpo":
+        texts = [{side: [{"role": "user" if side == "prompt" else "assistant", "content": text}]
+                  for side, text in row.items()} for row in texts]
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     theirs = AutoTokenizer.from_pretrained(tiny_model, chat_template=template)
     trainer = trl.DPOTrainer(
         AutoModelForCausalLM.from_pretrained(tiny_model), train_dataset=datasets.Dataset.from_list(texts),
         processing_class=theirs, args=trl.DPOConfig(
             tmp_path / "trl", beta=0.4, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0, max_steps=5,
-            per_device_train_batch_size=6, max_length=None, weight_decay=0.0, max_grad_norm=1.0, logging_steps=1,
-            bf16=False, gradient_checkpointing=False, use_cpu=True, report_to=[], save_strategy="no",
-            disable_tqdm=True))
+            per_device_train_batch_size=at_once, gradient_accumulation_steps=6 // at_once, max_length=None,
+            weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, bf16=False, gradient_checkpointing=False,
+            use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, **TRL[name]))
     trainer.train()
-    ours = fit(tiny_model, write(tmp_path / "pairs.jsonl", rows), tmp_path / "ours", "--objective", objective,
-               "--prompt", "raw", "--batch-size", 6, "--warmup", 0, "--max-steps", 5)
+    ours = fit(tiny_model, write(tmp_path / "pairs.jsonl", rows), tmp_path / "ours", "--prompt", "raw", "--batch-size",
+               6, "--warmup", 0, "--max-steps", 5, *VARIANTS.get(name, ["--objective", name]))
     for a, b in zip(ours, trainer.state.log_history, strict=False):
-        for name in ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/chosen", "logps/chosen",
-                     "logps/rejected"):
-            assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-4), (a["step"], name)
+        for key in ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/chosen", "logps/chosen",
+                    "logps/rejected"):
+            assert a[key] == pytest.approx(b[key], abs=1e-4, rel=1e-4), (a["step"], key)
 
 
 # ------------------------------------------------------------------------------------------- bad input
@@ -592,6 +614,7 @@ def test_bad_models(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("flags,message", [
     (["--lr", "-1"], "--lr -1.0: must be at least 0"), (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+    (["--loss", "ipo-sum", "--label-smoothing", "0.1"], "--label-smoothing 0.1: must be below 0.5"),
     (["--pairs", "-"], "--pairs -: every process reads the file"), (["--out", "/proc/no"], "/proc/no: ")])
 def test_bad_flags(flags, message, tmp_path):
     text, code = refusal("--model", "m", "--pairs", "p", "--out", tmp_path / "out", *flags)
