@@ -1,8 +1,9 @@
 """A tiny world of arithmetic stories whose truth is known, so that the whole method runs offline in minutes.
 
     python demo/world.py --out runs/demo/world
+    python demo/world.py --label answers.jsonl > labelled.jsonl     # then: locate.py --judge J --score labelled.jsonl
 
-writes sft.jsonl, train.jsonl, validation.jsonl, test.jsonl (rows `id, dataset, level, prompt, answer, solution`)
+The first writes sft.jsonl, train.jsonl, validation.jsonl, test.jsonl (rows `id, dataset, level, prompt, answer, solution`)
 and model/, a folder with a tokenizer and the configuration of a 0.5M-parameter Llama, but no weights.
 
 What the world plants. Solutions in sft.jsonl are told by someone who *forgets a borrow* in 60 % of the
@@ -262,8 +263,15 @@ def main(argv=None):
     parser.add_argument("--validation", type=int, default=1000, help="problems to choose settings on")
     parser.add_argument("--test", type=int, default=2000, help="problems to report on")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another draw from the same world")
+    parser.add_argument("--label", type=Path, metavar="FILE", help="write nothing; print FILE's rows, which have a "
+                        "model's `completion`, with the true `bad_step`")
     args = parser.parse_args(argv)
 
+    if args.label:
+        for row in map(json.loads, args.label.open(encoding="utf-8")):
+            row["bad_step"] = first_wrong_step(row["prompt"], row["completion"])
+            print(json.dumps(row, ensure_ascii=False))
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     for split in BUCKETS:
         rows = problems(args.world, split, getattr(args, split), args.seed)

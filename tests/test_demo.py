@@ -129,6 +129,14 @@ def test_first_wrong_step(steps, answer, label):
     assert world.first_wrong_step(STORY, world.solution_text(lines, answer)) == label
 
 
+def test_label(tmp_path, capsys, splits):
+    answers = [{**row, "completion": row["solution"]} for row in splits["sft"][:50]]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({**row, "bad_step": 9}) + "\n" for row in answers))
+    world.main(["--label", str(path)])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == answers
+
+
 def test_known_text_round_trips_in_few_tokens(tokenizer, slipping):
     spelt_in_bytes = len(world.SPECIAL) + 256  # ids below are special tokens and bytes
     single = set("0123456789.?\n ")
