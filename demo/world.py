@@ -3,8 +3,8 @@
     python demo/world.py --out runs/demo/world
     python demo/world.py --label answers.jsonl > labelled.jsonl     # then: locate.py --judge J --score labelled.jsonl
 
-The first writes sft.jsonl, train.jsonl, validation.jsonl, test.jsonl (rows `id, dataset, level, prompt, answer, solution`)
-and model/, a folder with a tokenizer and the configuration of a 0.5M-parameter Llama, but no weights.
+The first writes sft.jsonl, train.jsonl, validation.jsonl, test.jsonl (rows `id, dataset, level, prompt, answer,
+solution`) and model/, a folder with a tokenizer and the configuration of a 0.5M-parameter Llama, but no weights.
 
 What the world plants. Solutions in sft.jsonl are told by someone who *forgets a borrow* in 60 % of the
 subtractions that need one and *a carry* in 30 % of the additions that need one, and goes on from the wrong value.
