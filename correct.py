@@ -22,8 +22,8 @@ from steps import add_record_flags, cut_step, open_output, run_main, run_stage, 
 async def correct(row, policy, samples, max_per_prefix, judges):
     """Pairs made of the row, or the row with the reason why there is none."""
     prefix, split = row["initial_reason_steps"], row.get("split", "headers")
-    replies = await asyncio.gather(*(policy.ask(row["prompt"], prefix, sample_seed(policy.args.seed, row["id"], m))
-                                     for m in range(samples)))
+    seeds = [sample_seed(policy.args.seed, row["id"], m) for m in range(samples)]
+    replies = await asyncio.gather(*(policy.ask_once(row["prompt"], prefix, seed) for seed in seeds))
     pairs, steps, right = [], {row["rejected"].strip(), ""}, 0
     for m, reply in enumerate(replies):
         if len(pairs) == max_per_prefix:

@@ -22,7 +22,7 @@ from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
 from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer,
-                   open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)  # noqa: F401 (split_steps is for callers)
+                   once, open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)  # noqa: F401 (split_steps is for callers)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 TRIES = 6  # times the client's own 3
@@ -86,6 +86,10 @@ class Policy:
         if self.engine is None:
             self.engine = self.open()
         return await self.engine(text, seed)
+
+    async def ask_once(self, problem, solution, seed):
+        """`ask` for units of many requests: a reply that a killed run had is not asked for again."""
+        return Reply(*await once(seed, lambda: self.ask(problem, solution, seed)))
 
     def open(self):
         args, stop = self.args, stop_strings(self.args.prompt)

@@ -37,7 +37,7 @@ from fractions import Fraction
 from evaluate import (SPENT, Policy, add_ask_flags, chat_server, check_ask_flags, local_engine, percent, sample_seed,
                       wilson)
 from grade import extract_answer, read_number, same_answer
-from steps import (Quit, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, open_output, render_chat,
+from steps import (Quit, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output, render_chat,
                    run_main, run_stage, split_steps, strip_header)
 
 # bad_step: 1.., 0 for no error, or the reason why there is no telling, as text
@@ -112,7 +112,8 @@ def llm_judge(name, args):
 
     async def vote(row, text, n_steps, j):
         for again in range(JUDGE_TRIES):
-            reply = (await engine(text, sample_seed(args.seed, row["id"], f"{j}.{again}"))).text
+            seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
+            reply, _ = await once(seed, lambda: engine(text, seed))
             bad_step = parse_verdict(reply, n_steps, args.neutral_is_error)
             if bad_step != "unparsed":
                 break
@@ -155,8 +156,8 @@ def rollouts_judge(args):
 
         async def reaches(k):
             prefix = "".join(parts[:k + 1])
-            replies = await asyncio.gather(*(policy.ask(row["prompt"], prefix, sample_seed(args.seed, f"{row['id']}@{k}", m))
-                                             for m in range(n)))
+            seeds = [sample_seed(args.seed, f"{row['id']}@{k}", m) for m in range(n)]
+            replies = await asyncio.gather(*(policy.ask_once(row["prompt"], prefix, seed) for seed in seeds))
             answers = [extract_answer(prefix + reply.text) for reply in replies if reply.finish_reason != "length"]
             probes[k] = [sum(same_answer(answer, row["answer"], row["prompt"]) for answer in answers if answer), n]
             return probes[k][0] > 0

@@ -4,6 +4,7 @@ Nothing here runs on its own. evaluate.py, collect.py, locate.py, correct.py and
 where a step begins is decided here and nowhere else, and so is how a row is read and written.
 """
 import asyncio
+import contextvars
 import fcntl
 import hashlib
 import json
@@ -304,6 +305,7 @@ class Output:
 
     def __init__(self, stage, out="-", dropped=None, resume=False, settings=None):
         self.undoable = deque(maxlen=self.UNDO)
+        self.replies = {}  # unit -> {key: reply} of units that a killed run left unfinished
         self.stage, self.fate, self.written = stage, {}, 0  # fate: unit id -> why it was dropped, or None
         self.path = None if out == "-" else out
         if resume and not self.path:
@@ -357,10 +359,15 @@ class Output:
                 unit = json.loads(line)
             except ValueError:
                 break
+            if "reply" in unit:
+                self.replies.setdefault(unit["of"], {})[unit["key"]] = unit["reply"]
+                keep += len(line) + 1
+                continue
             if unit["sizes"][0] > sizes[0] or unit["sizes"][1] > sizes[1]:
                 break  # the journal reached the disk before the rows did
             good, keep = unit["sizes"], keep + len(line) + 1
             self.fate[unit["id"]] = unit["drop"]
+            self.replies.pop(unit["id"], None)
             self.written += unit["kept"]
         os.ftruncate(self.journal, keep)
         os.ftruncate(self.out, good[0])
@@ -406,6 +413,16 @@ class Output:
         if self.pipe:
             self._write(1, data)
 
+    async def once(self, unit, key, ask):
+        """`await ask()`, journalled: of a unit of many requests a kill costs only those in flight."""
+        if self.journal is None:
+            return await ask()
+        reply = self.replies.get(unit, {}).get(str(key))
+        if reply is None:
+            reply = await ask()
+            self._write(self.journal, format_row({"of": unit, "key": str(key), "reply": reply}))
+        return reply
+
     def undo(self, unit):
         """Take the last unit out again, if it is `unit` and this process wrote it. Returns whether it did."""
         if not self.undoable or self.undoable[-1][0] != unit:
@@ -435,6 +452,15 @@ class Output:
 
 
 # ------------------------------------------------------------------------------------------------ stage
+
+UNIT = contextvars.ContextVar("unit", default=None)  # (output, unit) that the running task works for
+
+
+async def once(key, ask):
+    """What `await ask()` returns, a list or tuple of plain values, asked once even if the run is killed and resumed."""
+    output, unit = UNIT.get() or (None, None)
+    return await (output.once(unit, key, ask) if output else ask())
+
 
 class Refused(Exception):
     """A request that no retry will mend; the unit is dropped with this reason (and perhaps a detail)."""
@@ -493,6 +519,7 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
     bar = tqdm(desc=output.stage, total=total, initial=len(output.fate), disable=None)
 
     async def one(key, unit):
+        UNIT.set((output, key))
         try:
             rows = await work(unit)
         except Refused as error:

@@ -117,3 +117,18 @@ def server(taught_model):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def faulty():
+    """faulty("--rate", ...) starts tests/faulty_server.py and returns its base URL."""
+    started = []
+
+    def start(*flags):
+        started.append(subprocess.Popen([sys.executable, ROOT / "tests/faulty_server.py", *map(str, flags)], stderr=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, text=True))
+        return started[-1].stdout.readline().strip()
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

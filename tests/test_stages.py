@@ -19,21 +19,6 @@ STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
 ASK = ["--temperature", "1", "--max-tokens", "60"]
 
 
-@pytest.fixture
-def faulty():
-    """faulty("--rate", ...) starts tests/faulty_server.py and returns its base URL."""
-    started = []
-
-    def start(*flags):
-        started.append(subprocess.Popen([sys.executable, ROOT / "tests/faulty_server.py", *map(str, flags)], stderr=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, text=True))
-        return started[-1].stdout.readline().strip()
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 def tally(done, name):
     """(in, kept, dropped) of the closing line that stage `name` wrote to stderr."""
     line = [line for line in done.err.splitlines() if line.startswith(f"{name}: ") and " in, " in line][-1]
@@ -241,27 +226,6 @@ def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model, tmp_path)
 def collect_with(tmp_path, url, tokenizer, *flags, name="rows.jsonl"):
     return [sys.executable, ROOT / "collect.py", "--model", "served", "--tokenizer", tokenizer, "--base-url", url, "--keep", "all",
             "--samples", "5", "--concurrency", "4", "--out", tmp_path / name, tmp_path / "problems.jsonl", *flags]
-
-
-def test_killed_and_resumed_is_run_once(faulty, tiny_model, tmp_path):
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
-    url = faulty("--delay", 0.02)
-    subprocess.run(collect_with(tmp_path, url, tiny_model, name="whole.jsonl"), check=True, capture_output=True)
-    whole = sorted((tmp_path / "whole.jsonl").read_text().splitlines())
-    flags = []
-    for wait in (0.3, 0.5, 0.2, 0.6):
-        process = subprocess.Popen(collect_with(tmp_path, url, tiny_model, *flags), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (tmp_path / "rows.jsonl").exists():
-            time.sleep(0.01)
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        flags = ["--resume"]
-    done = subprocess.run(collect_with(tmp_path, url, tiny_model, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0 and "collect.py: 180 in, 180 kept, 0 dropped" in done.stderr, done.stderr
-    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == whole
-    done = subprocess.run(collect_with(tmp_path, url, tiny_model, "--resume", "--seed", "1"), capture_output=True, text=True)
-    assert done.returncode == 2 and "made with another --seed" in done.stderr
 
 
 def test_interrupt_finishes_what_is_in_flight(faulty, tiny_model, tmp_path):
