@@ -88,18 +88,9 @@ def tidy(text):
 # ---------------------------------------------------------------------------------------------------------
 # reading: text -> one spelling -> tokens
 
-
 def table(text):
     """Spellings of one thing stand together, the first is ours; two spaces part one thing from the next."""
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
-
-
-def in_ascii(m):
-    """A digit of any script as 0-9, a Greek letter as its command, any other letter as it is."""
-    words = unicodedata.name(m[0], "").split()
-    if words[:1] == ["GREEK"] and words[-2] == "LETTER":
-        return f"\\{words[-1].lower() if words[1] == 'SMALL' else words[-1].title()} "
-    return str(unicodedata.decimal(m[0], m[0]))
 
 
 def quote(m):
@@ -108,92 +99,74 @@ def quote(m):
     return f' "{words}" ' if re.fullmatch(r"(?!and$|or$)[A-Za-z][A-Za-z.' /-]*", words) else f" {m[1]} "
 
 
-def rows(text):
-    """A matrix as a tuple of its rows, a column as a tuple; a lone row gets a mate lest it be taken for a column."""
-    found = ["(" + row.replace("&", ",") + ")" for row in text.split(r"\\") if row.strip()]
-    return "(" + ",".join(found if len(found) > 1 else [*found, r"\{\}"]) + ")"
+def ungroup(m):
+    """1,234 is one number; between brackets only if a group such as 000 proves that it is not two."""
+    before = m.string[:m.start()]
+    inside = sum(map(before.count, "([")) > sum(map(before.count, ")]"))
+    return m[0] if inside and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])
 
 
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("·⋅∙×∗", " * "), **dict.fromkeys("“”\"", ""), "÷": "/", "⁄": "/",
-    "√": " sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": "<=", "⩽": "<=", "≥": ">=", "⩾": ">=", "≠": "!=", "∪": r"\cup ",
-    "~": " ", "≈": r"\approx ", "∈": r"\in ", "∅": r"\{\} ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")", "’": "'", "‖": "|", "∣": "|",
-    "\f": r"\f", "\b": r"\b"})
-nfkc = functools.partial(unicodedata.normalize, "NFKC")
-REWRITES = [
-    (r"[¼-¾⅐-⅞]", lambda m: r" \frac{%s}{%s} " % tuple(nfkc(m[0]).split("⁄"))),
-    (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda m: "^{%s}" % nfkc(m[0])), (r"[₀-₉]+", lambda m: "_{%s}" % nfkc(m[0])),
-    (r"(?s).+", lambda m: nfkc(m[0]).translate(SYMBOLS)), (r"[^\W\d_a-zA-Z]|[^\D0-9]", in_ascii),
-    (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"),  # a reader of JSON took the \t of \text for a tab
+    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "⁄": "/", "’": "'", "~": " ",
+    "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp ", "\f": r"\f", "\b": r"\b"})
+REWRITES = [(re.compile(pattern), new) for pattern, new in [
+    (r"[¼-¾⅐-⅞]", r" {\g<0>}"), (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}"), (r"[₀-₉]+", r"_{\g<0>}"),
+    (r"(?s).+", lambda m: unicodedata.normalize("NFKC", m[0]).translate(SYMBOLS)),
     (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*",  # escaped twice
      lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),
-    (r"\\(?:emptyset|varnothing)\b", r"\\{\\}"), (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"),
-    (r"\\left\s*<|\\langle\b", "("), (r"\\right\s*>|\\rangle\b", ")"),
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|noindent|rm|bf|boxed|fbox|boldsymbol|bm|vec|"
-     r"math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?", " "),
-    (r"\\[dtc]frac", r"\\frac"), (r"(\\\\)\s*\[[\d.]+[a-z]+\]", r"\1"), (r"(?<!\\)\\[()\[\]]", " "),
-    (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),
-    (r"(?<!\\)\\[,;:! ]|\\(?:hspace|vspace|phantom)\{[^{}]*\}", " "),
-    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\^\s*\{?\\prime\}?", "'"),
-    (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
+    (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # thousands
+    (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
+     lambda m: "([" + m[1].replace("&", ",").replace(r"\\", "],[") + "])"),
+    (r"(?:\bMatrix\()?\[\s*\[(.*)\]\s*\]\)?", r"([\1])"),
+    (r"(?<!\\)\\(?:[()\[\],;:! ]|(?:begin|end|hspace|vspace|phantom)\s*\{[^{}]*\}|(?:left|right|[bB]igg?[lr]?|limits|"
+     r"displaystyle|textstyle|noindent|rm|bf|f?box(?:ed)?|boldsymbol|bm|vec|math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?)",
+     " "),
+    (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"), (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "), (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"),
-    (r"\|([^|]+)\|", r" \\abs{\1}"),
-    (r"\\frac\s*\{d(\w)\}\s*\{d\w\}|\bd([a-z])/d[a-z]\b", r"\1\2'"), (r"\*\s*I\b", "*i"),
-    (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""),
-    (r"(?:\bMatrix\s*\()?\[\s*\[(.*)\]\s*\]\)?", lambda m: rows(re.sub(r"\]\s*,\s*\[", r"\\\\", m[1]))),
-    (r"\\l(floor|ceil)\b", r"\\\1{"), (r"\\r(floor|ceil)\b", "}"), (r"\^\s*\{?\s*\\circ\b\s*\}?|\\degree\b", ' "deg" '),
-    (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
-    (r"\\(begin|end)\s*\{(?:cases|aligned|gathered|array)\}(?:\{[lcr| ]*\})?", " "),
-    (r"\\begin\s*\{[pbB]?(?:small)?matrix\}(.*?)\\end\s*\{[pbB]?(?:small)?matrix\}", lambda m: rows(m[1])),
+    (r"\|([^|]+)\|", r" \\abs{\1}"), (r"\\l(floor|ceil)\b(.*?)\\r\1\b", r"\\\1{\2}"),
+    (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""), (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
     (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", lambda m: r"\frac{%d}{%d}" % (
         int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+    (r"(?<![\\a-zA-Z])([a-zA-Z]?)(sin|cos|tan|ln|log)([a-zA-Z]?)(?![a-zA-Z])", r"\1 \2 \3"),
     (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
     (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"), (r"(?<!\\)\$", " "),  # a dollar sign without a partner is a currency
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
     (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\{\\}"),
+    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
     (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"\s+", " ")]
-REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
-SAME = table(r"""* \cdot \times \ast  / \div :  ^ **  <= \le \leq \leqslant =<  >= \ge \geq \geqslant  < \lt  > \gt
-    != \ne \neq  = == := \equiv \in \approx \simeq  \{ \lbrace  \} \rbrace  [ \lbrack  ] \rbrack  i \imath
-    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\  % \% percent percentage  "dollar" \$ dollar dollars usd
-    "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen
-    \infty inf infinity oo  \phi \varphi phi  \epsilon \varepsilon  \sqrt sqrt  \abs abs
-    \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \csc csc
-    \sinh sinh  \cosh cosh  \tanh tanh  \ln ln \log log  \lg lg  \exp exp  \pi pi  \theta theta  \alpha alpha""")
+    (r"^\s+|\s+$", ""),
+    (r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", ungroup)]]
+SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq \geqslant ≥ ⩾
+    < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace
+    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  % \% percent percentage  "deg" \circ \degree  ' \prime
+    "dollar" \$ dollar dollars usd  "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs
+    "yen" ¥ yen  \infty inf infinity oo ∞  \emptyset \varnothing ∅  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
+    \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan
+    \sin sin  \cos cos  \tan tan  \cot cot  \sec sec  \csc csc  \ln ln \log log  \lg lg  \exp exp  i \imath""")
 UNITS = table("""deg degree degrees  cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre
     m meter metre  inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce
     l liter litre  ml milliliter  s sec second  min minute mins  h hr hour hrs  / per  am  pm  sq
     unit units st nd rd th""")
+GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
+    \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
+for place, word in enumerate(GREEK):
+    SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
 FUNCTIONS = set(r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split())
 PREFIXES = FUNCTIONS | set(r"\abs \floor \ceil \sqrt \frac \binom".split())
-NAMES = set(r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau
-    \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Phi \Psi \Omega \pi \infty \angle \triangle \ell
-    \hbar \odot \max \min""".split())
+NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \emptyset \angle \triangle \ell \hbar \odot \max \min".split()}
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
-LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, "_": 5, **dict.fromkeys(
-    [f'"{word}"' for word in UNITS if UNITS[word] == "deg"], 5)}
+LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, '"deg"': 5, '"degrees"': 5,
+          **dict.fromkeys(FUNCTIONS, 2.2)}
 END = " end"
+WORDS = re.compile(r"(?=.*[A-Za-z]{2})(?!(?:[abc]{2}|[b-df-hj-np-tv-z]{2,3})$)[A-Za-z]+(?:[' -][A-Za-z]+)*")
+PROSE = re.compile(r"(?<![\\\w])([A-Za-z]{2,3}) ([A-Za-z]{2,3})\b")
 BASES = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
-NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-TOKEN = re.compile(rf'\s*({NUMBER}(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+'
-                   r"|\*\*|[<>=!:]=|=<|\S)")
-
-
-def spell(text):
-    """One spelling for what has many: unicode, LaTeX spacing and styles, currency, text, grouped thousands."""
-    for pattern, new in REWRITES:
-        text = pattern.sub(new, text)
-
-    def ungroup(m):  # within brackets a comma parts numbers, unless a group such as 000 proves the contrary
-        inside = sum(text.count(b, 0, m.start()) for b in "([") > sum(text.count(b, 0, m.start()) for b in ")]")
-        return m[0] if inside and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])
-    return re.sub(r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", ungroup, text.strip())
+TOKEN = re.compile(r'\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+|\*\*|[<>=!:]=|=<'
+                   r'|_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\d+|"[^"]*"|\\[a-zA-Z]+|\S)|\S)')
 
 
 def tokenize(text):
@@ -201,35 +174,29 @@ def tokenize(text):
     tokens = []
     for token in TOKEN.findall(text):
         word = token.lower() if token.isalpha() and len(token) > 1 else token
-        token = SAME.get(word, token)
-        glued = re.fullmatch(r"([a-zA-Z]?)(sin|cos|tan|ln|log)([a-zA-Z]?)", token)
-        if word == "in" and tokens and tokens[-1].isalpha():
-            tokens.append("=")
-        elif glued:
-            tokens += [SAME.get(part, part) for part in glued.groups() if part]
-        elif token.isalpha() and (word in UNITS and len(word) > 1 or len(token) > 3):
+        if word in SAME or not token.isalpha():
+            tokens.append(SAME.get(word, token))
+        elif len(token) > 3 or len(token) > 1 and word in UNITS:
             tokens.append(f'"{token}"')
         else:
-            tokens += token if token.isalpha() else [token]
+            tokens += [SAME.get(letter, letter) for letter in token]
     return [END, *tokens[::-1]]
 
 
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
-    text = spell(text) if len(text) <= MAX_CHARS else text
-    word = re.fullmatch(r"[A-Za-z]+(?:[' -][A-Za-z]+)*", text) and re.search("[A-Za-z]{2}", text) and \
-        " and " not in text and text.lower() not in SAME
     try:
-        if word and not re.fullmatch("[abc]{2}|[b-df-hj-np-tv-z]{2,3}", text) or len(text) > MAX_CHARS:
-            raise ValueError("a word, not a product of letters")
-        for pair in re.findall(r"(?<![\\\w])([A-Za-z]{2,3}) ([A-Za-z]{2,3})\b", text):
-            if not {*pair} & (SAME.keys() | UNITS.keys()):
-                raise ValueError("prose")
-        if r"\pm" in text:  # every item that holds it is two
-            signs = (text.replace(r"\pm", a).replace(r"\mp", b) for a, b in ("+-", "-+"))
-            items = dict.fromkeys(x for sign in signs for x in listing(tokenize(sign), 0, [END])[0])
-        else:
-            items = listing(tokenize(text), 0, [END])[0]
+        if len(text) > MAX_CHARS:
+            raise ValueError("too long")
+        for pattern, new in REWRITES:
+            text = pattern.sub(new, text)
+        if WORDS.fullmatch(text) and text.lower() not in SAME and " and " not in text or any(
+                not {*pair} & (SAME.keys() | UNITS.keys()) for pair in PROSE.findall(text)):
+            raise ValueError("words, not a product of letters")
+        signs = ("+-", "-+") if r"\pm" in text else ("  ",)
+        items = [tree for plus, minus in signs for tree in listing(
+            tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus)), 0, [END])[0]]
+        items = list(dict.fromkeys(items)) if r"\pm" in text else items  # what holds no \pm is not two
         if not items:
             raise ValueError("nothing")
         return items[0] if len(items) == 1 else ("seq", "", "", tuple(items))
@@ -287,7 +254,7 @@ def unit(tokens):
     while tokens[-1][0] in '"%/' or words and (tokens[-1].isalpha() or tokens[-1] == "^"):
         token = tokens.pop()
         if token == "^":
-            words[-1] += "^" + subscript(tokens)
+            words[-1] += f"^{atom(tokens, 0)[1]}"
         else:
             words += token.strip('"').lower().replace("/", " / ").replace(".", "").split()
     words = [UNITS.get(w) or UNITS.get(w.rstrip("s")) or w.rstrip("s") for w in words]
@@ -295,21 +262,10 @@ def unit(tokens):
     return re.sub(r"\b(sq|square|cubic) (\w+)", lambda m: m[2] + ("^3" if m[1] == "cubic" else "^2"), text)
 
 
-def subscript(tokens):
-    text = [tokens.pop()]
-    while text[0] == "{" and text[-1] not in ("}", END):
-        text.append(tokens.pop())
-    if text[-1] == END:
-        raise ValueError("subscript")
-    text = "".join(text).strip("{}").replace('"', "")
-    return BASES.get(text, text)
-
-
 def level(token):
     """How tightly what follows an operand binds: sums 1, products 2, products without a sign 3, powers 4, marks 5."""
-    if token in LEVELS or token in FUNCTIONS:
-        return LEVELS.get(token, 2.2)
-    return 3 if token[0].isalnum() or token[0] == "." or token in NAMES or token in PREFIXES else 0
+    operand = token[0].isalnum() or token[0] == "." or token in NAMES or token in PREFIXES
+    return LEVELS.get(token) or (3 if operand else 5 if token[0] == "_" else 0)
 
 
 def parse(tokens, depth, above=0):
@@ -320,40 +276,41 @@ def parse(tokens, depth, above=0):
     else:
         node = atom(tokens, depth)
     while (binding := level(tokens[-1])) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
-        operator = tokens.pop() if binding in (2, 4, 5) else {1: "+"}.get(binding, "")
-        if operator == "_":
-            node = ("unit", node, "base " + subscript(tokens))
+        token = tokens.pop() if binding in (2, 4, 5) else ""  # a sign belongs to what follows
+        if token[:1] == "_":
+            node = ("unit", node, "base " + subscript(token))
         elif binding == 5:
-            node = joined("!" if operator == "!" else "deg", node)
-        elif operator:
-            depth += operator in "/^"  # bounds the chain a/b/c
-            node = joined(operator, node, parse(tokens, depth, {"+": 1, "^": 3.5}.get(operator, 3)))
+            node = ("!" if token == "!" else "deg", node)
+        elif token in ("/", "^"):
+            depth += 1  # bounds the chain a/b/c
+            node = (token, node, parse(tokens, depth, 3.5 if token == "^" else 3))
         else:
-            node = product(node, parse(tokens, depth, 3), tokens, depth)
+            kind, right = "+" if binding == 1 else "*", parse(tokens, depth, 1 if binding == 1 else 3)
+            terms = node[1:] if node[0] == kind else (node,)  # long sums stay flat
+            node = (kind, *(mixed(terms, right, tokens, depth) if binding in (2.2, 3) else (*terms, right)))
+            node = node[1] if len(node) == 2 else node
     return node
 
 
-def joined(operator, *parts):
-    if any(part[0] in ("unit", "text", "rel") for part in parts):
-        raise ValueError("no arithmetic")
-    first = parts[0][1:] if parts[0][0] == operator in ("+", "*") else parts[:1]  # long sums stay flat
-    return (operator, *first, *parts[1:])
-
-
-def product(left, right, tokens, depth):
-    r"""A product without a sign, or a mixed number: 1 3/4, 1\frac34. No other two numbers stand side by side."""
-    *rest, last = left[1:] if left[0] == "*" else (left,)
+def mixed(factors, right, tokens, depth):
+    r"""The factors with one more; 1 3/4 and 1\frac34 are a sum. No other two numbers stand side by side."""
+    *rest, last = factors
     if last[0] == right[0] == "num":
         if tokens.pop() != "/":
             raise ValueError("two numbers")
         right = ("/", right, parse(tokens, depth, 3))
     if last[0] == "num" and last[1].denominator == 1 and right[0] == "/" and right[1][0] == right[2][0] == "num":
-        mixed = ("num", last[1] + right[1][1] / right[2][1], None)
-        return ("*", *rest, mixed) if rest else mixed
-    return joined("*", left, right)
+        return *rest, ("num", last[1] + right[1][1] / right[2][1], None)
+    return *factors, right
+
+
+def subscript(token):
+    text = re.sub(r'[_{}"\s]', "", token)
+    return BASES.get(text, text)
 
 
 def atom(tokens, depth):
+    """A number, a bracket, a function with its argument, a name."""
     token = tokens.pop()
     if depth > MAX_DEPTH:
         raise ValueError("too deep")
@@ -370,41 +327,38 @@ def atom(tokens, depth):
             raise ValueError(token)
         ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
         return "seq", *ends, items
+    if token == r"\emptyset":
+        return "seq", "{", "}", ()
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
     name = token.strip('"')
     if token not in NAMES and not (len(name) == 1 and name.isalpha()):
         raise ValueError(token)
-    while tokens[-1] in ("_", "'"):
+    while tokens[-1][0] in "_'":
         mark = tokens.pop()
-        name += mark + (subscript(tokens) if mark == "_" else "")
+        name += mark if mark == "'" else "_" + subscript(mark)
     return "name", name
 
 
 def function(tokens, depth, name):
-    r"""\frac12, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
-    def argument():
-        if tokens[-1].isdigit() and len(tokens[-1]) > 1:  # \frac12 is \frac{1}{2}
-            digits = tokens.pop()
-            tokens.extend([digits[1:], digits[0]])
-        return atom(tokens, depth)
+    r"""\frac{1}{2}, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
     if name in (r"\frac", r"\binom"):
-        top = argument()
-        return joined("/" if name == r"\frac" else name, top, argument())
+        return name.replace(r"\frac", "/"), atom(tokens, depth), atom(tokens, depth)
+    if name == r"\sqrt":
+        root = atom(tokens, depth) if tokens[-1] == "[" else ("num", Fraction(2), 0)
+        return "^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), root)
     exponent = base = None
-    while tokens[-1] in ("^", "_"):
-        if tokens.pop() == "^":
+    while tokens[-1][0] in "^_":
+        token = tokens.pop()
+        if token == "^":
             exponent = parse(tokens, depth, 5)
         else:
-            base = atom(tokens, depth) if level(tokens[-2]) > 2 else argument()
-    if name == r"\sqrt":
-        base = atom(tokens, depth) if tokens[-1] == "[" else ("num", Fraction(2), 0)
-        return joined("^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), base))
+            base = item(tokenize(token[1:]), depth)
     node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, 2.5)
     if exponent == ("neg", ("num", 1, 0)):
-        return joined(r"\arc" + name[1:], node)
-    node = joined("/", (name, node), (name, base)) if base else joined(name, node)
-    return joined("^", node, exponent) if exponent else node
+        return r"\arc" + name[1:], node
+    node = ("/", (name, node), (name, base)) if base else (name, node)
+    return ("^", node, exponent) if exponent else node
 
 # ---------------------------------------------------------------------------------------------------------
 # values: a tree at a point -> a Fraction where that is exact, else a number of mpmath with 60 digits
