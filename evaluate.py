@@ -21,8 +21,9 @@ import sys
 from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
-from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer,
-                   once, open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)  # noqa: F401 (split_steps is for callers)
+from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer, once,
+                   open_output, read_rows, render_prompt, run_main, run_stage, stop_strings)
+from steps import split_steps  # noqa: F401 (who forks evaluate.py looks for it here)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 TRIES = 6  # times the client's own 3
@@ -52,8 +53,9 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
 def check_ask_flags(args):
     """UserError for numbers that no engine can use."""
     for name, low, high in (("temperature", 0, 100), ("top_p", 1e-9, 1), ("max_tokens", 1, 1 << 30),
-                            ("concurrency", 1, 1 << 16), ("timeout", 1e-3, 1e6), ("batch_size", 1, 1 << 16), ("samples", 1, 1 << 20), ("votes", 1, 1 << 10),
-                            ("rollouts", 1, 1 << 16), ("max_per_prefix", 1, 1 << 20)):
+                            ("concurrency", 1, 1 << 16), ("timeout", 1e-3, 1e6), ("batch_size", 1, 1 << 16),
+                            ("samples", 1, 1 << 20), ("votes", 1, 1 << 10), ("rollouts", 1, 1 << 16),
+                            ("max_per_prefix", 1, 1 << 20)):
         value = getattr(args, name, None)
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
@@ -61,7 +63,8 @@ def check_ask_flags(args):
 
 def sample_seed(seed, key, j):
     """The seed of sample j of row `key`: from identity, never from order, so that resuming asks the same."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{key}/{j}".encode("utf-8", "replace"), digest_size=4).digest()) >> 1
+    identity = f"{seed}/{key}/{j}".encode("utf-8", "replace")
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=4).digest()) >> 1
 
 
 def sampling_record(args):
@@ -448,8 +451,8 @@ def compare(problems, other, resamples=10_000):
     means = [difference[draws.integers(0, len(common), len(common))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     alone = len(problems) + len(other) - 2 * len(common)
-    return (f"difference {100 * difference.mean():+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] over {len(common)} "
-            f"common problems" + (f" ({alone} in one file only)" if alone else ""))
+    return (f"difference {100 * difference.mean():+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] "
+            f"over {len(common)} common problems" + (f" ({alone} in one file only)" if alone else ""))
 
 
 def new_problems():

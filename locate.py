@@ -37,8 +37,8 @@ from fractions import Fraction
 from evaluate import (SPENT, Policy, add_ask_flags, chat_server, check_ask_flags, local_engine, percent, sample_seed,
                       wilson)
 from grade import extract_answer, read_number, same_answer
-from steps import (Quit, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output, render_chat,
-                   run_main, run_stage, split_steps, strip_header)
+from steps import (Quit, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output,
+                   render_chat, run_main, run_stage, split_steps, strip_header)
 
 # bad_step: 1.., 0 for no error, or the reason why there is no telling, as text
 Verdict = namedtuple("Verdict", "bad_step words")
@@ -190,9 +190,10 @@ def rollouts_judge(args):
 
 # ------------------------------------------------------------------------------- the judge of equations
 
-SIGNS = [(r"^[ \t]*[-*][ \t]+", ""), (r"\\(?:left|right|quad|,|;|!|\(|\)|\[|\]| )|\\(?:text|mathrm|boxed)(?=\{)|\*\*|&", " "),
-         (r"\{,\}", ","), (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\times|\\cdot|[×·∗]", "*"),
-         (r"\\div|[÷∕]", "/"), ("[−–]", "-"), (r"\\([$%])", r"\1"), (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
+SIGNS = [(r"^[ \t]*[-*][ \t]+", ""), (r"\\(?:left|right|quad|,|;|!|\(|\)|\[|\]| )|\*\*|&", " "),
+         (r"\\(?:text|mathrm|boxed)(?=\{)", " "), (r"\{,\}", ","), (r"\\times|\\cdot|[×·∗]", "*"), (r"\\div|[÷∕]", "/"),
+         (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), ("[−–]", "-"), (r"\\([$%])", r"\1"),
+         (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
          (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half ")]  # 3 and a half
 TOKEN = re.compile(r"(?P<number>\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?)|(?P<word>[^\W\d_]+)"
                    r"|(?P<sign>[-+*/()=])|(?P<other>\\[a-z]+|[^ \t])")
@@ -223,7 +224,8 @@ def find_equations(text):
                 apart = last == "unit" or token == "(" and not glued  # else "2(3)" or "1 1/2", which are products, sums
                 yield from equations_of(run, units, before, "" if apart else UNREADABLE)
                 run, units, before = [], set(), "" if apart and before != UNREADABLE else UNREADABLE
-            if not run and token in "(-" and (last == "word" and (glued or len(before) == 1) or before[:1] in [*")]}|"]):
+            bound = last == "word" and (glued or len(before) == 1) or before[:1] in [*")]}|"]
+            if not run and token in "(-" and bound:
                 before = UNREADABLE  # f(3), x - 3
             run.append(token)
         else:
@@ -246,7 +248,7 @@ def equations_of(run, units, before, after):
         sides[-1] = None
     if before == UNREADABLE or run and run[0] in "+*/)":
         sides[0] = None
-    elif after != UNREADABLE and len(sides) > 1 and sides[0].count("(") > sides[0].count(")") and sides[-1][-1:] == [")"]:
+    elif sides[0] and sides[0].count("(") > sides[0].count(")") and (sides[-1] or [])[-1:] == [")"]:
         sides[0], sides[-1] = sides[0][1:], sides[-1][:-1]  # (3 + 4 = 7)
     for left, right in zip(sides, sides[1:]):
         if left != [] and right != []:  # nothing stands before the sign of "Total = 3 + 4"
@@ -366,16 +368,17 @@ async def read_terminal(question):
 
 
 def human_judge():
-    """A judge that shows problem, solution and steps on the terminal and takes a step number, none, skip, back, quit."""
+    """A judge that shows problem, solution and steps on the terminal and takes a number, none, skip, back or quit."""
     done = Counter()
 
     async def judge(row, parts, whole):
-        shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", "\n".join([
-            f"\n{'=' * 78}", row["prompt"], "-" * 78, row.get("solution") or "", f"Answer: {row.get('answer', '')}", "-" * 78,
-            parts[0].strip(), *(f"[{k}] {part.strip()}" for k, part in enumerate(parts[1:], 1)), ""]))
+        shown = "\n".join([f"\n{'=' * 78}", row["prompt"], "-" * 78, row.get("solution") or "",
+                           f"Answer: {row.get('answer', '')}", "-" * 78, parts[0].strip(),
+                           *(f"[{k}] {part.strip()}" for k, part in enumerate(parts[1:], 1)), ""])
+        shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", shown)  # a row may hold terminal commands
         while True:
-            said = await read_terminal(f"{shown}\n{done['rows']} done. First wrong step: 1-{len(parts) - 1}, (n)one, (s)kip, "
-                                       "(b)ack, (q)uit? ")
+            said = await read_terminal(f"{shown}\n{done['rows']} done. First wrong step: 1-{len(parts) - 1}, "
+                                       "(n)one, (s)kip, (b)ack, (q)uit? ")
             if said in ("b", "back"):
                 done["rows"] -= 1
                 raise Back
@@ -395,7 +398,9 @@ def make_judges(names, args):
     def make(name):
         if name == "equations":
             return equations_judge
-        return rollouts_judge(args) if name == "rollouts" else human_judge() if name == "human" else llm_judge(name, args)
+        if name == "human":
+            return human_judge()
+        return rollouts_judge(args) if name == "rollouts" else llm_judge(name, args)
     return {name: make(name) for name in names.split(",")}
 
 
@@ -448,7 +453,7 @@ def locator(judges, output):
 # ------------------------------------------------------------------------------------------------- score
 
 def labelled(row, where):
-    """(row, parts, label) of a row in ProcessBench's shape, or of our own with a known `bad_step`; label 0 is no error."""
+    """(row, parts, label) of a row in ProcessBench's shape, or of ours with a known `bad_step`; label 0 is no error."""
     if isinstance(row.get("steps"), list) and isinstance(row.get("label"), int):
         return {**row, "prompt": row["problem"]}, ["", *(f"{step}\n\n" for step in row["steps"])], row["label"] + 1
     if isinstance(row.get("completion"), str) and "bad_step" in row:
@@ -472,7 +477,8 @@ def score_report(said, seconds):
         yield f"F1                {percent(2 * x * y / (x + y) if x + y else 0, np.percentile(f1, [2.5, 97.5]))}"
     found = [v == label for v, label in said if not isinstance(v, str) and v]
     if found:
-        yield f"precision         {percent(sum(found) / len(found), wilson(sum(found), len(found)))} of {len(found)} named steps"
+        rate = percent(sum(found) / len(found), wilson(sum(found), len(found)))
+        yield f"precision         {rate} of {len(found)} named steps"
     unsure = Counter(v for v, _ in said if isinstance(v, str))
     yield f"unsure            {', '.join(f'{reason} {n}' for reason, n in unsure.most_common()) or 'never'}"
     per = 1000 / len(said)
@@ -509,7 +515,7 @@ def main(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_record_flags(parser)
     add_ask_flags(parser, prefix="", temperature=None, top_p=0.95)
-    parser.add_argument("--judge", required=True, help="equations, rollouts, human, a model, or several that must agree")
+    parser.add_argument("--judge", required=True, help="equations, rollouts, human, a model; several must agree")
     add_judge_flags(parser)
     parser.add_argument("--score", metavar="FILE", help="rows with known labels: report how good the judge is")
     args = parser.parse_args(argv)

@@ -483,8 +483,8 @@ def add_record_flags(parser):
 
 def open_output(stage, args):
     """The Output of a stage; its settings are the flags that decide what the rows say."""
-    elsewhere = {"input", "out", "dropped", "resume", "concurrency", "timeout", "batch_size", "device", "base_url", "judge_url",
-                 "compare"}
+    elsewhere = {"input", "out", "dropped", "resume", "compare", "concurrency", "timeout", "batch_size", "device",
+                 "base_url", "judge_url"}
     settings = {name: value for name, value in vars(args).items() if name not in elsewhere}
     return Output(stage, args.out, args.dropped, args.resume, settings)
 
