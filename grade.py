@@ -361,16 +361,17 @@ def function(tokens, depth, name):
     return ("^", node, exponent) if exponent else node
 
 # ---------------------------------------------------------------------------------------------------------
-# values: a tree at a point -> a Fraction where that is exact, else a number of mpmath with 60 digits
+# comparing values: a tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
 
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
+CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf"}
+MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 EXACT = {  # None where the result is not exact
     "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
     r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
     "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
     r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
     "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
-MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
 
 
 @functools.cache
@@ -382,7 +383,9 @@ def mp():
 
 
 def size(x):
-    return x.numerator.bit_length() + x.denominator.bit_length()
+    if isinstance(x, Fraction):
+        return x.numerator.bit_length() + x.denominator.bit_length()
+    return abs(mp().mag(x)) if x and mp().isfinite(x) else 0
 
 
 def natural(*numbers):
@@ -395,41 +398,33 @@ def inexact(x):
 
 def value(node, env, work):
     """The value of a tree. env: {name: Fraction}; where it is not empty, leaving the reals is an error, as is all that
-    is undefined or too large (ArithmeticError, ValueError). work: [operations left]."""
+    is undefined, too large or no expression. work: [operations left]."""
     kind, *parts = node
-    work[0] -= 1
-    if work[0] < 0:
-        raise OverflowError("too much work")
     if kind == "num":
         return parts[0]
     if kind == "name":
-        constants = {"e": mp().e, "i": mp().j, r"\pi": mp().pi, r"\infty": mp().inf}
-        return env[parts[0]] if parts[0] in env else constants[parts[0]] * 1
+        return env[parts[0]] if parts[0] in env else getattr(mp(), CONSTANTS[parts[0]]) * 1
     args = [value(part, env, work) for part in parts]
     exact = all(isinstance(x, Fraction) for x in args)
-    work[0] -= sum(map(size, args)) // 300 if exact else {"!": 80, r"\binom": 80, "+": 5, "*": 5}.get(kind, 15)
+    work[0] -= 1 + (sum(map(size, args)) // 300 if exact else 80 if kind in ("!", r"\binom") else 10)
+    if work[0] < 0:
+        raise OverflowError("too much work")
     result = EXACT[kind](*args) if exact and kind in EXACT else None
-    if result is None:
-        result = approximate(kind, args, exact)
-    if isinstance(result, Fraction):
-        bits = size(result)
-    else:
-        bits = abs(mp().mag(result)) if mp().isfinite(result) and result else 0
-        if mp().isnan(result) or env and mp().im(result):
-            raise ValueError("undefined, or beyond the reals")
-    if bits > MAX_BITS:
-        raise OverflowError("too large")
+    result = approximate(kind, args) if result is None else result
+    if size(result) > MAX_BITS or not isinstance(result, Fraction) and (
+            mp().isnan(result) or env and mp().im(result)):
+        raise ValueError("too large, undefined, or beyond the reals")
     return result
 
 
-def approximate(kind, args, exact):
-    sign = 1
-    if kind == "^" and isinstance(args[1], Fraction):
-        x, y = args
-        if exact and y.denominator == 1:
+def approximate(kind, args):
+    x, sign = args[-1], 1
+    if kind == "^" and isinstance(x, Fraction):
+        base = inexact(args[0])
+        if isinstance(args[0], Fraction) and x.denominator == 1:
             raise OverflowError("too many digits")
-        if y.denominator % 2 and not mp().im(inexact(x)) and x < 0:  # the real root
-            args, sign = [-x, y], (-1) ** (y.numerator % 2)
+        if x.denominator % 2 and not mp().im(base) and base < 0:  # the real root
+            args, sign = [-base, x], (-1) ** (x.numerator % 2)
     args = [inexact(x) for x in args]
     if kind in ("+", "*", "/", "neg", r"\abs"):
         return EXACT[kind](*args)
@@ -441,7 +436,7 @@ def approximate(kind, args, exact):
 def names(node):
     """The free variables of a tree."""
     if node[:1] == ("name",):
-        return {node[1]} - {"e", "i", r"\pi", r"\infty"}
+        return {node[1]} - CONSTANTS.keys()
     return set().union(*(names(part) for part in node if isinstance(part, tuple)))
 
 
@@ -453,15 +448,61 @@ def at_points(a, b, work):
         for i, name in enumerate(variables):
             x = Fraction(17 + 6 * i + 11 * row, (7, 13, 79 + 7 * i, 1, 11, 19)[row])
             env[name] = -x if row == 4 or row == 5 and i % 2 == 0 else x
-        if {"c", "C"} <= env.keys() and not any({"c", "C"} <= names(tree) for tree in (a, b)):
-            env["C"] = env["c"]  # a constant of integration has either name
         try:
             yield value(a, env, work), value(b, env, work)
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
             continue  # undefined here, or no expression at all
 
+
+def close(x, y):
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y
+    x, y = inexact(x), inexact(y)
+    scale = max(abs(x), abs(y))
+    return x == y or mp().isfinite(scale) and abs(x - y) <= max(scale * mp().mpf(10) ** -40, mp().mpf(10) ** -50)
+
+
+def decimal(node):
+    """(value, digits after the point) of a plain number."""
+    if node[0] == "neg" and node[1][0] == "num":
+        return -node[1][1], node[1][2]
+    return node[1:] if node[0] == "num" else (None, None)
+
+
+def printed(node, y):
+    """Whether a decimal of ten digits or more is y as a program prints it."""
+    x, places = decimal(node)
+    digits = len(str(abs(x) * 10**places)) if places else 0
+    if not 10 <= digits <= 40:
+        return False
+    error = abs(x - y if isinstance(y, Fraction) else inexact(x) - y)
+    return 2 * error * 10**places <= 1 or digits <= 17 and error * 10**16 <= 4 * abs(y)
+
+
+def same_value(a, b, work):
+    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
+    (x, places), (y, gold_places) = decimal(a), decimal(b)
+    if places and gold_places and places > gold_places:
+        scale = 10**gold_places
+        return x * y >= 0 and Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y)
+    pairs = [*at_points(a, b, work)]
+    if names(a) | names(b):
+        return len(pairs) > 1 and all(close(*pair) for pair in pairs)
+    return bool(pairs) and (close(*pairs[0]) or printed(a, pairs[0][1]) or printed(b, pairs[0][0]))
+
+
+def proportional(a, b, work):
+    """Whether two equations or inequalities are one but for a constant factor (positive for the latter)."""
+    (sign, p), (other, q) = ((s.replace(">", "<"), ("+", *((y, ("neg", x)) if s[0] == ">" else (x, ("neg", y)))))
+                             for _, (s,), (x, y) in (a, b))
+    pairs = [*at_points(p, q, work)]
+    if sign != other or len(pairs) < 2 or not all(x and y for x, y in pairs):
+        return False
+    ratios = [inexact(x) / inexact(y) for x, y in pairs]
+    return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)
+
 # ---------------------------------------------------------------------------------------------------------
-# comparing
+# comparing answers
 
 CHOICE = re.compile(r"(?i)(?:\(([a-j])\)|([a-j])\)|(?-i:([A-Ja-d])(?:[.:]|$)))\s*(.*)", re.S)
 
@@ -476,7 +517,7 @@ def same_answer(prediction: str, answer: str, problem: str | None = None) -> boo
     if gold and ours:
         return ours[0] == gold[0] and (not ours[1] or not gold[1] or same_answer(ours[1], gold[1]))
     if gold:
-        listed = options(problem) if problem else {}
+        listed = options(problem or "")
         text = gold[1] or listed.pop(gold[0], None)
         if text:
             return same_answer(prediction, text) and not any(same_answer(prediction, x) for x in listed.values())
@@ -513,51 +554,18 @@ def same(a, b, work):
         agree = not few or u == v or few < many and not re.search(r"[/^%]|base|[ap]m", u + v)
         return agree and same(x, y, work)
     if "rel" in kinds:
-        return same_relation(a, b, work)
+        x, y = (meaning(t, a[0] != b[0]) if t[0] == "rel" else (None, t) for t in (a, b))
+        if a[0] == b[0] and not (x and y and (x[0] == y[0] or {x[0][0], y[0][0]} != {"name"})):
+            return len(a[1]) == len(b[1]) == 1 and proportional(a, b, work)
+        return bool(x and y) and same(x[1], y[1], work)
     if "seq" in kinds:
         return a[0] == b[0] and len(a[3]) == len(b[3]) and same_items(a, b, work)
     return "text" not in kinds and same_value(a, b, work)
 
 
-def same_value(a, b, work):
-    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
-    (x, places), (y, gold_places) = decimal(a), decimal(b)
-    if places and gold_places and places > gold_places:
-        scale = 10**gold_places
-        return x * y >= 0 and Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y)
-    pairs = [(x, y)] if places == gold_places != None else [*at_points(a, b, work)]
-    if names(a) | names(b):
-        return len(pairs) > 1 and all(close(*pair) for pair in pairs)
-    return bool(pairs) and (close(*pairs[0]) or printed(x, places, pairs[0][1]) or printed(y, gold_places, pairs[0][0]))
-
-
-def decimal(node):
-    """(value, digits after the point) of a plain number."""
-    if node[0] == "neg" and node[1][0] == "num":
-        return -node[1][1], node[1][2]
-    return node[1:] if node[0] == "num" else (None, None)
-
-
-def printed(x, places, y):
-    """Whether the decimal x, of ten digits or more, is y as a program prints it."""
-    digits = len(str(abs(x.numerator * 10**places // x.denominator))) if places else 0
-    if not 10 <= digits <= 40:
-        return False
-    error = abs(x - y) if isinstance(y, Fraction) else abs(inexact(x) - y)
-    return 2 * error * 10**places <= 1 or digits <= 17 and error <= abs(y) * Fraction(4, 10**16)
-
-
-def close(x, y):
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    x, y = inexact(x), inexact(y)
-    scale = max(abs(x), abs(y))
-    return x == y or mp().isfinite(scale) and abs(x - y) <= max(scale * mp().mpf(10) ** -40, mp().mpf(10) ** -50)
-
-
 def same_items(a, b, work):
-    (_, open_a, close_a, x), (_, open_b, close_b, y) = a, b
-    if {open_a, open_b} <= {"", "{"}:
+    (_, *ends_a, x), (_, *ends_b, y) = a, b
+    if {ends_a[0], ends_b[0]} <= {"", "{"}:
         rest = list(y)
         for node in x:
             found = next((i for i, other in enumerate(rest) if same(node, other, work)), None)
@@ -565,25 +573,22 @@ def same_items(a, b, work):
                 return False
             del rest[found]
         return True
-    ends = {open_a + close_a, open_b + close_b}
-    if ends == {"", "()"}:  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
-        x, y = in_order(x), in_order(y)
-    return (len(ends) == 1 or ends == {"", "()"}) and all(same(*pair, work) for pair in zip(x, y))
+    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
+        x, y, ends_a = in_order(x), in_order(y), ends_b
+    return ends_a == ends_b and all(same(*pair, work) for pair in zip(x, y))
 
 
 def in_order(items):
     """The values of x = 1, y = 2 by name; anything else as it is."""
     pairs = dict(meaning(x) or (x, x) for x in items if x[0] == "rel" and x[1] == ("=",))
-    return [pairs[label] for label in sorted(pairs)] if len(pairs) == len(items) else items
+    return [pairs[label] for label in sorted(pairs, key=str)] if len(pairs) == len(items) else items
 
 
 def is_label(node):
     r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, \Delta p, (x, y), words."""
     if node[0] == "*":
         head = node[1][1] if node[1][0] == "^" else node[1]
-        called = head[0] == "name" and (head[1][0] in "fghFGHPTVASL" or node[2][0] == "seq") and len(node) == 3
-        return called and node[2] != head or all(x[0] == "name" for x in node[1:]) and (
-            node[1][1] in ("m", r"\angle", r"\triangle", r"\Delta") or all(x[1][0].isupper() for x in node[1:]))
+        return head[0] == "name" and (head[1][0] in "fghm\\" or head[1][0].isupper()) and head != node[2]
     parts = node[3] if node[0] == "seq" else [node]
     return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in parts)
 
@@ -593,11 +598,9 @@ def meaning(node, alone=False):
     alone: no equation is asked for, so that a + b = 5 is 5, but the plane x + y = 5 is not."""
     signs, sides = node[1:]
     if set(signs) == {"="}:
-        label, result = sides[0], sides[-1]
-        if len(sides) == 2 and is_label(result) and not is_label(label):
-            label, result = result, label
+        label, result = (sides[-1], sides[0]) if is_label(sides[-1]) and not is_label(sides[0]) else (sides[0], sides[-1])
         if not names(node) and label[0] != "text":
-            return (None, result) if all(same(x, result, [200]) for x in sides) else None
+            return (("text", ""), result) if all(same(x, result, [200]) for x in sides) else None
         sound = not names(label) & names(result) if label[0] == "name" else is_label(label) or (
             alone and not names(result) and not names(label) & {"x", "y", "z"})
         return (label, result) if sound else None
@@ -608,24 +611,4 @@ def meaning(node, alone=False):
         signs, sides = (["<", *signs], [("neg", infinity), *sides]) if left else ([*signs, "<"], [*sides, infinity])
     if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
         return None
-    ends = "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")"
-    return sides[1], ("seq", *ends, (sides[0], sides[2]))
-
-
-def same_relation(a, b, work):
-    both = a[0] == b[0]
-    x, y = (meaning(t, not both) if t[0] == "rel" else (None, t) for t in (a, b))
-    if both and not (x and y and (x[0] == y[0] or not x[0] or not y[0] or not x[0][0] == y[0][0] == "name")):
-        return len(a[1]) == len(b[1]) == 1 and proportional(a, b, work)
-    return bool(x and y) and same(x[1], y[1], work)
-
-
-def proportional(a, b, work):
-    """Whether two equations or inequalities are one but for a constant factor (positive for the latter)."""
-    (sign, p), (other, q) = ((s.replace(">", "<"), ("+", *((y, ("neg", x)) if s[0] == ">" else (x, ("neg", y)))))
-                             for _, (s,), (x, y) in (a, b))
-    pairs = [*at_points(p, q, work)]
-    if sign != other or len(pairs) < 2 or not all(x and y for x, y in pairs):
-        return False
-    ratios = [inexact(x) / inexact(y) for x, y in pairs]
-    return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)
+    return sides[1], ("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2]))

@@ -113,7 +113,7 @@ EQUAL = [
     (r"\frac { 1 } { 2 }", "1/2"),
     # found while measuring
     ("p - q", "-q+p"), (r"\boxed{\text{Yes}}", "Yes"),
-    (r"\text{no solution}", r"\emptyset"), ("y = 1 + C e^{-1/x}", "y=ce^{-1/x}+1"), (r"\{x \mid x > 2\}", "x>2"),
+    (r"\text{no solution}", r"\emptyset"), (r"\{x \mid x > 2\}", "x>2"),
     (r"\vec{v}=(1,2)", "(1,2)"),
     ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"(2k+1)\pi, k\in\mathbb{Z}", r"\pi(1+2k)"), ("0.4444444444444444", "4/9"), ("0.1646090535", r"\frac{40}{243}"),
