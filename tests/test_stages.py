@@ -258,3 +258,66 @@ def test_resume_feeds_the_pipe_again(tmp_path):
 def test_an_id_that_stands_twice_is_counted(run):
     done = run("collect.py", rows=answers([0], [0]) + answers([0]))
     assert "3 in, 2 kept, 1 dropped (duplicate id 1)" in done.err
+
+
+def test_a_full_disk_costs_nothing_but_time(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("may not mount a small tmpfs here")
+    try:
+        rows = answers(*[[0]] * 2000)
+        (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = [sys.executable, ROOT / "collect.py", tmp_path / "answers.jsonl", "--out", disk / "rows.jsonl"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 1 and "No space left on device; what is there is kept" in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+        done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+        assert done.returncode == 0 and "2000 in, 2000 kept" in done.stderr, done.stderr
+        ids = [json.loads(line)["id"] for line in open(disk / "rows.jsonl")]
+        assert sorted(ids) == sorted(row["id"] for row in rows)
+    finally:
+        subprocess.run(["umount", disk])
+
+
+def test_a_pipe_whose_middle_is_killed_goes_on(faulty, tiny_model, tmp_path):
+    """Each stage keeps its own file; after a kill of the middle one all three are resumed and nothing is missing."""
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps({**row, "answer": "1"}) + "\n" for row in PROBLEMS))
+    url = faulty("--delay", 0.05)
+    ask = ["--model", "served", "--tokenizer", tiny_model, "--base-url", url, "--concurrency", "4"]
+
+    def start(*flags):
+        stages, pipe = [], None
+        for script, own in (("collect.py", [*ask, "problems.jsonl", "--out", "c"]),
+                            ("locate.py", ["--judge", "served", "--judge-url", url, "--concurrency", "4", "--out", "l"]),
+                            ("correct.py", [*ask, "--samples", "4", "--out", "k"])):
+            stages.append(subprocess.Popen([sys.executable, ROOT / script, *map(str, own), *flags], cwd=tmp_path, stdin=pipe,
+                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            if pipe:
+                pipe.close()
+            pipe = stages[-1].stdout
+        return stages
+
+    stages = start()
+    while not (tmp_path / "l").exists() or len((tmp_path / "l").read_text().splitlines()) < 3:
+        time.sleep(0.05)
+    stages[1].kill()
+    for stage in stages[::-1]:
+        stage.wait(timeout=100)
+        assert "Traceback" not in stage.stderr.read()
+    assert stages[0].returncode in (0, 141)
+    stages = start("--resume")
+    said = [stage.communicate(timeout=200)[1] if stage is stages[-1] else (stage.wait(timeout=200), stage.stderr.read())[1]
+            for stage in stages[::-1]][::-1]
+    assert [stage.returncode for stage in stages] == [0, 0, 0], said
+    count = [tuple(int(word) for word in text.split(" in, ")[0].split()[-1:]) for text in said]
+    kept = [len((tmp_path / name).read_text().splitlines()) for name in "cl"]
+    assert count[0] == (72,) and count[1] == (kept[0],) and count[2] == (kept[1],)
+
+
+def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
+    done = run("collect.py", "--model", "served", "--tokenizer", tiny_model, "--base-url", faulty(), "--keep", "all",
+               "--out", "o.jsonl", rows=PROBLEMS[:3], env={"OPENAI_API_KEY": "sk-very-secret"})
+    written = [path.read_text() for path in tmp_path.glob("o.jsonl*")]
+    assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
