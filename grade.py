@@ -588,7 +588,8 @@ def is_label(node):
     r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, \Delta p, (x, y), words."""
     if node[0] == "*":
         head = node[1][1] if node[1][0] == "^" else node[1]
-        return head[0] == "name" and (head[1][0] in "fghm\\" or head[1][0].isupper()) and head != node[2]
+        return head[0] == "name" and (head[1][0] in "fghmp\\" or head[1][0].isupper()) and head != node[2] and (
+            len(node) == 3 or all(x[0] == "name" for x in node[1:]))
     parts = node[3] if node[0] == "seq" else [node]
     return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in parts)
 
