@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# The whole method on the demo's world, on a CPU, from nothing to one table:
+# The whole method on the demo's world, on a CPU, from a policy to one table and a picture:
 #
-#     bash demo/run.sh [FOLDER]        # results in FOLDER, default runs/demo; SEED=1 for another world and policy
+#     bash demo/run.sh [--from-scratch] [FOLDER]     # results in FOLDER, default runs/demo; SEED=1 for other problems
 #
+# It starts from the policy in demo/policy, with --from-scratch from random weights, which takes longer.
 # Run again after an interruption, it goes on where it stopped. To start afresh, remove FOLDER.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd) seed=${SEED:-0}
+root=$(cd "$(dirname "$0")/.." && pwd) seed=${SEED:-0} scratch=
+if [ "${1:-}" = --from-scratch ]; then scratch=1 && shift; fi
 folder=${1:-$root/runs/demo}
 mkdir -p "$folder" && out=$(cd "$folder" && pwd)
 cd "$root"
-set --  # what env.sh is given are requirement files
-. demo/env.sh
+set -- demo/requirements.txt  # what env.sh is given are requirement files
+. demo/env.sh "$@"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 phase() { # phase NAME COMMAND…: unless it was finished before, run it; stderr to NAME.log, seconds to times.tsv
@@ -24,31 +26,30 @@ phase() { # phase NAME COMMAND…: unless it was finished before, run it; stderr
     printf '%s\t%d\n' "$name" $((SECONDS - begin)) >> "$out/times.tsv"
 }
 
-train() { # two threads: training runs alone
-    OMP_NUM_THREADS=2 "$PYTHON" train.py --seed "$seed" --resume "$@"
-}
-
 ask() { # ask STAGE…: with the policy's folder and how to sample it
     "$PYTHON" "$@" --seed "$seed" --max-tokens 200 --batch-size 256 --resume
 }
 
 pairs() { # wrong answers | their first wrong steps | right steps instead: three programs at once, every row also kept
-    local policy=(--model "$out/sft" --temperature 1 --top-p 1)
+    local policy=(--model "$out/policy" --temperature 1 --top-p 1)
     ask collect.py "${policy[@]}" --samples 1 --out "$out/wrong.jsonl" "$out/world/train.jsonl" |
         "$PYTHON" locate.py --judge equations --out "$out/located.jsonl" --resume |
-        ask correct.py "${policy[@]}" --samples 8 --out "$out/pairs.jsonl" > /dev/null || return
+        ask correct.py "${policy[@]}" --samples 8 --verify equations --out "$out/pairs.jsonl" > /dev/null || return
     # one answer a problem and one pair an answer: every tenth pair is of problems that the others know nothing of
     awk 'NR % 10 == 0' "$out/pairs.jsonl" > "$out/pairs-held-out.jsonl"
     awk 'NR % 10 != 0' "$out/pairs.jsonl" > "$out/pairs-train.jsonl"
 }
 
-# Rates, β and epochs were chosen on world/validation.jsonl, never on the test problems.
-phase world "$PYTHON" demo/world.py --out "$out/world" --seed "$seed"
-phase sft train --objective sft --model "$out/world/model" --pairs "$out/world/sft.jsonl" --out "$out/sft" \
-    --lr 3e-3 --warmup 0.05 --epochs 2 --batch-size 16
-phase before ask evaluate.py --model "$out/sft" --out "$out/before.jsonl" "$out/world/test.jsonl"
+# Rate, β and epochs were chosen on world/validation.jsonl by demo/reproduce.sh, never on the test problems.
+phase world "$PYTHON" demo/world.py --world decision --out "$out/world" --seed "$seed" --train 3000
+if [ "$scratch" ]; then
+    phase policy bash demo/policy.sh "$out/policy" "$seed"
+fi
+[ -e "$out/policy" ] || cp -r demo/policy "$out/policy"
+phase before ask evaluate.py --model "$out/policy" --out "$out/before.jsonl" "$out/world/test.jsonl"
 phase pairs pairs
-phase step-dpo train --objective step-dpo --model "$out/sft" --pairs "$out/pairs-train.jsonl" \
-    --eval-pairs "$out/pairs-held-out.jsonl" --out "$out/step-dpo" --lr 2e-5 --beta 0.4 --epochs 3 --batch-size 32
+phase step-dpo env OMP_NUM_THREADS=2 "$PYTHON" train.py --model "$out/policy" --pairs "$out/pairs-train.jsonl" \
+    --eval-pairs "$out/pairs-held-out.jsonl" --eval-every 5 --out "$out/step-dpo" --lr 3e-5 --beta 0.4 --epochs 3 \
+    --batch-size 32 --seed "$seed" --resume
 phase after ask evaluate.py --model "$out/step-dpo" --out "$out/after.jsonl" "$out/world/test.jsonl"
 "$PYTHON" -m demo.table "$out" | tee "$out/table.txt"

@@ -1,4 +1,4 @@
-"""The table at the end of demo/run.sh: accuracy before and after, rows through each stage, time of each phase.
+"""The end of demo/run.sh: accuracy before and after, rows through each stage, time of each phase; and FOLDER/picture.png.
 
     python -m demo.table runs/demo
 
@@ -25,8 +25,8 @@ def right_throughout(row: dict) -> bool:
     return first_wrong_step(row["prompt"], row["completion"]) is None
 
 
-def accuracy_lines(before: list[dict], after: list[dict]):
-    """Final answer and every step, before and after, and the paired difference of each."""
+def accuracies(before: list[dict], after: list[dict]):
+    """(what is right, [(accuracy, interval) before, after], paired difference) of the final answer and of every step."""
     for name, is_right in (("final answer right", lambda row: row["correct"]), ("every step right", right_throughout)):
         scores = []
         for rows in (before, after):
@@ -34,10 +34,9 @@ def accuracy_lines(before: list[dict], after: list[dict]):
             for row in rows:
                 remember(problems, {**row, "correct": is_right(row)})
             scores.append(problems)
-        cells = [percent(sum(rates) / len(rates), mean_interval(rates))
+        cells = [(sum(rates) / len(rates), mean_interval(rates))
                  for rates in ([rate(problem) for problem in problems.values()] for problems in scores)]
-        difference = compare(scores[1], scores[0]).removeprefix("difference ").split(" over ")[0]
-        yield f"{name:20}" + "".join(f"{cell:24}" for cell in cells) + difference
+        yield name, cells, compare(scores[1], scores[0]).removeprefix("difference ").split(" over ")[0]
 
 
 def judge_lines(located: list[dict], pairs: list[dict]):
@@ -64,8 +63,9 @@ def stage_lines(folder: Path, phases: list[str]):
 def table(folder: Path):
     before, after = read(folder / "before.jsonl"), read(folder / "after.jsonl")
     located, pairs = read(folder / "located.jsonl"), read(folder / "pairs.jsonl")
-    yield f"{f'{len(after)} test problems':20}{'SFT':24}{'Step-DPO':24}difference, with 95 % intervals"
-    yield from accuracy_lines(before, after)
+    yield f"{f'{len(after)} test problems':20}{'before':24}{'after Step-DPO':24}difference, with 95 % intervals"
+    for name, cells, difference in accuracies(before, after):
+        yield f"{name:20}" + "".join(f"{percent(*cell):24}" for cell in cells) + difference
     yield ""
     times = [line.split("\t") for line in (folder / "times.tsv").read_text().splitlines()]
     yield f"{'rows':36}{'in':>8}{'kept':>8}{'dropped':>8}   reasons"
@@ -80,5 +80,27 @@ def table(folder: Path):
     yield from (f"{'  ' + phase:36}{int(seconds):8}" for phase, seconds in times)
 
 
+def draw(folder: Path):
+    """Accuracy before and after, and the paper's figure 2: held-out pairs judged right and their margin over steps."""
+    from matplotlib.figure import Figure
+    figure = Figure((11, 3.4), layout="constrained")
+    bars, judged, margins = figure.subplots(1, 3)
+    for place, (name, cells, difference) in enumerate(accuracies(read(folder / "before.jsonl"),
+                                                                  read(folder / "after.jsonl"))):
+        for side, (value, (low, high)), color in zip((-0.2, 0.2), cells, ("0.6", "tab:blue")):
+            bars.bar(place + side, value, 0.36, color=color, yerr=[[value - low], [high - value]], capsize=4)
+        bars.text(place, 1.01, f"{difference.split(' [')[0]}", ha="center")
+    bars.set(xticks=[0, 1], xticklabels=["final answer", "every step"], ylim=(0, 1.1), title="right, before and after")
+    records = [row for row in read(folder / "step-dpo" / "metrics.jsonl") if "eval_loss" in row]
+    steps = [row["step"] for row in records]
+    for axis, name, title in ((judged, "eval_rewards/accuracies", "held-out pairs judged right"),
+                              (margins, "eval_rewards/margins", "held-out reward margin")):
+        axis.plot(steps, [row[name] for row in records], marker="o", markersize=3)
+        axis.set(title=title, xlabel="optimizer steps")
+        axis.grid(alpha=0.3)
+    figure.savefig(folder / "picture.png", dpi=110)
+
+
 if __name__ == "__main__":
     print("\n".join(table(Path(sys.argv[1]))))
+    draw(Path(sys.argv[1]))

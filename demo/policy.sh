@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Makes the policy that the demo starts from: solutions with planted slips (demo/world.py), one SFT run, weights in bf16.
+#
+#     bash demo/policy.sh FOLDER [SEED]       # demo/policy was made by: bash demo/policy.sh demo/policy
+set -euo pipefail
+folder=$(mkdir -p "$1" && cd "$1" && pwd) seed=${2:-0}
+cd "$(dirname "$0")/.."
+set --
+. demo/env.sh
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+"$PYTHON" demo/world.py --out "$work/world" --world decision --test 1 --train 1 --validation 1
+OMP_NUM_THREADS=1 "$PYTHON" train.py --objective sft --model "$work/world/model" --pairs "$work/world/sft.jsonl" \
+    --out "$work/sft" --lr 3e-3 --warmup 0.05 --epochs 1 --batch-size 16 --seed "$seed" --save-every 0
+rm -f "$work"/sft/{metrics,dropped}.jsonl
+cp "$work"/sft/* "$folder"
+"$PYTHON" - "$folder/model.safetensors" <<'PY'
+import sys
+from safetensors.torch import load_file, save_file
+weights = {name: tensor.bfloat16() for name, tensor in load_file(sys.argv[1]).items()}  # half the size
+save_file(weights, sys.argv[1], {"format": "pt"})
+PY

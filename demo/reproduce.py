@@ -1,0 +1,350 @@
+"""Table 3, figure 2 and table 4 of the paper on the demo's two worlds; what each cell is stands in `systems`.
+
+    bash demo/reproduce.sh [--quick]           # makes an environment, then runs this file
+    python -m demo.reproduce --report          # tables and figure of what is there so far
+
+out: OUT/report.md and OUT/figure2.png; a folder a cell, OUT/cells/KEY, with settings.json and result.json (per-problem
+     outcomes as strings of 0 and 1 in the order of test.jsonl). A cell is computed once, whatever runs ask for it.
+
+Every system gets its learning rate and β from GRID by greedy accuracy on validation problems, on the first SFT seed;
+all have the same problems, number of pairs and epochs. Test problems are looked at by `outcomes` alone.
+"""
+import argparse
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import collect
+import correct
+import evaluate
+import locate
+import train
+from demo import world as generator
+from steps import format_row
+
+WORLDS = ("number", "decision")
+GRID = [(lr, beta) for beta in (0.4, 1.0) for lr in (1e-5, 3e-5)]
+SFT = dict(objective="sft", lr=3e-3, warmup=0.05, batch_size=16)
+SFT_EPOCHS = {"number": 2, "decision": 1}  # about as many tokens: a decision takes twice as many steps
+EPOCHS, BATCH = 3, 32
+PAIRS, HELD_OUT, SAMPLED = 400, 150, 1000
+SYSTEMS = {  # name: (rows, objective)
+    "DPO, answers apart": ("apart", "dpo"),
+    "DPO, shared prefix": ("pairs", "dpo"),
+    "DPO, shared prefix, verified": ("verified", "dpo"),
+    "Step-DPO": ("pairs", "step-dpo"),
+    "Step-DPO, verified": ("verified", "step-dpo"),
+    "Step-DPO, other wording": ("worded", "step-dpo"),
+}
+MAIN = "Step-DPO, verified"  # the system that is varied on the first SFT seed
+# The true next step in words that the policy knows, in an order that it never writes (table 4's out-of-distribution)
+WORDED = {"+": " Adding these makes it {} now.", "-": " Without these it goes down to {} now.",
+          "×": " Multiplying makes it {} now.", "÷": " Dividing makes it {} now."}
+
+
+# ----------------------------------------------------------------------------------------------- running
+
+class Busy(Exception):
+    """Another process makes this."""
+
+
+class Missing(Exception):
+    """Not made yet, and only a report is wanted."""
+
+
+def read(path):
+    return [json.loads(line) for line in open(path, encoding="utf-8")]
+
+
+def write(path, rows):
+    path.write_bytes(b"".join(map(format_row, rows)))
+
+
+def call(stage, *words, **settings):
+    """Run a stage in this process, resuming; True is a bare flag. Its rows go to --out alone, since fd 1 is nobody's."""
+    words = [*map(str, words), "--resume"]
+    for name, value in settings.items():
+        words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    if code := stage.main(words):
+        sys.exit(code)
+
+
+def problem_of(row):
+    return row["id"].split("#")[0]
+
+
+def bits(values):
+    return "".join(str(int(value)) for value in values)
+
+
+class Lab:
+    """A folder in which everything is made once: worlds, policies, rows, cells."""
+
+    def __init__(self, out, test, making=True):
+        self.out, self.sizes, self.making, self.wait = out, dict(test=test, train=2400), making, True
+
+    def made(self, folder, name, make):
+        """The file or folder `name`, made by make(path) unless it was finished before."""
+        path, mark = folder / name, folder / f"{name}.made"
+        if mark.exists():
+            return path
+        if not self.making:
+            raise Missing(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{name}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise Busy(path) from error
+            if not mark.exists():
+                begin = time.process_time()
+                make(path)
+                mark.write_text(f"{time.process_time() - begin:.0f}\n")  # CPU-seconds
+        return path
+
+    # ------------------------------------------------------------------------------------- policies and rows
+
+    def world(self, world):
+        return self.made(self.out / world, "world", lambda path: generator.main(
+            [f"--{name}={value}" for name, value in dict(out=path, world=world, **self.sizes).items()]))
+
+    def policy(self, world, seed):
+        folder = self.world(world)
+        return self.made(self.out / world / f"sft-{seed}", "policy", lambda path: call(
+            train, model=folder / "model", pairs=folder / "sft.jsonl", out=path, seed=seed, save_every=0,
+            epochs=SFT_EPOCHS[world], **SFT))
+
+    def gather(self, world, seed, name="gathered", judge="equations", policy=None, part=(0, 1), each=1):
+        """Folder with answers of a policy to part (i, n) of the problems, wrong ones, located ones and pairs of both
+        kinds, at most `each` a prefix."""
+        folder = self.out / world / f"sft-{seed}" / name
+        ask = dict(model=policy or self.policy(world, seed), temperature=1, top_p=1, seed=seed, max_tokens=200,
+                   batch_size=256)
+        source, (i, n) = self.world(world) / "train.jsonl", part
+        problems = self.made(folder, "problems.jsonl", lambda path: write(path, read(source)[i::n]))
+        answers = self.made(folder, "answers.jsonl", lambda path: call(
+            collect, problems, out=path, samples=4, keep="all", **ask))
+        wrong = self.made(folder, "wrong.jsonl", lambda path: write(path, first_of_each(
+            row for row in read(answers) if not row["correct"]).values()))
+        located = self.made(folder, "located.jsonl", lambda path: find_wrong_steps(wrong, path, judge, ask))
+        for name, verify in (("pairs", {}), ("verified", {"verify": "equations"})):
+            self.made(folder, f"{name}.jsonl", lambda path: call(
+                correct, located, out=path, samples=8, max_per_prefix=each, **ask, **verify))
+        return folder
+
+    def rows(self, folder, kind, count=PAIRS):
+        """(train, held-out) files of `kind`: of the same problems, whatever the kind."""
+        def make(path):
+            kinds = kinds_of_rows(folder)
+            common = sorted(set.intersection(*map(set, kinds.values())), key=lambda key: hashlib.sha256(
+                key.encode()).digest())
+            path.mkdir(exist_ok=True)
+            for name, rows in kinds.items():
+                write(path / f"{name}-held-out.jsonl", [row for key in common[:HELD_OUT] for row in rows[key]])
+                write(path / f"{name}.jsonl", [row for key in common[HELD_OUT:HELD_OUT + count] for row in rows[key]])
+            print(f"{path}: {len(common)} problems, {HELD_OUT} held out, up to {count} to train on", file=sys.stderr)
+        path = self.made(folder, f"rows-{count}", make)
+        return path / f"{kind}.jsonl", path / f"{kind}-held-out.jsonl"
+
+    # ------------------------------------------------------------------------------------------------- cells
+
+    def cell(self, world, seed, rows=None, objective=None, run=0, split="test", policy=None, **how):
+        """The result of training on rows (train, held-out files) and asking; without rows, of asking the policy."""
+        settings = dict(world=world, seed=seed, rows=rows and [str(path.relative_to(self.out)) for path in rows],
+                        objective=objective, run=run, split=split, policy=policy and str(policy.relative_to(self.out)),
+                        **self.sizes, **how)
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.out / "cells" / key
+
+        def make(path):
+            (folder / "settings.json").write_text(json.dumps(settings))
+            model, result = policy or self.policy(world, seed), {}
+            if rows:
+                model = self.train(folder / "model", rows, objective, model, run, **how)
+                result["metrics"] = read(model / "metrics.jsonl")
+            path.write_text(json.dumps(result | self.outcomes(world, model, split, folder)))
+            shutil.rmtree(folder / "model", ignore_errors=True)
+
+        return json.loads(self.made(folder, "result.json", make).read_text())
+
+    def train(self, path, rows, objective, model, run, **how):
+        call(train, objective=objective, model=model, pairs=rows[0], eval_pairs=rows[1], seed=run, epochs=EPOCHS,
+             batch_size=BATCH, save_every=0, eval_every=10, out=path, **how)
+        return path
+
+    def outcomes(self, world, model, split, folder):
+        """{metric: a 0 or 1 a problem}: greedy; of test problems also what is sampled at T = 1, of a part of them."""
+        found, problems = {}, self.world(world) / f"{split}.jsonl"
+        some = self.made(self.out / world, "some.jsonl", lambda path: write(path, read(problems)[:SAMPLED]))
+        for name, source, temperature in (("greedy", problems, 0), ("sampled", some, 1))[:1 + (split == "test")]:
+            path = folder / f"{name}.jsonl"
+            call(evaluate, source, model=model, temperature=temperature, max_tokens=200, batch_size=256, out=path)
+            rows = sorted(read(path), key=lambda row: int(problem_of(row).rsplit("-")[-1]))
+            found[name] = bits(row["correct"] for row in rows)
+            found[f"{name}, all steps"] = bits(
+                generator.first_wrong_step(row["prompt"], row["completion"]) is None for row in rows)
+            for end in ("", ".done", ".dropped.jsonl"):
+                Path(f"{path}{end}").unlink()
+        return found
+
+    def best(self, world, system):
+        """(rate, β) of GRID by validation problems, on the first SFT seed."""
+        return max((setting for setting, _ in self.grid(world, system)), key=dict(self.grid(world, system)).get)
+
+    def grid(self, world, system):
+        """[((rate, β), share of validation problems that are right)]."""
+        kind, objective = SYSTEMS[system]
+        rows = self.rows(self.gather(world, 0), kind)
+        return [((lr, beta), share(self.cell(world, 0, rows, objective, split="validation", lr=lr, beta=beta)["greedy"]))
+                for lr, beta in GRID]
+
+    def system(self, world, seed, system, run):
+        kind, objective = SYSTEMS[system]
+        lr, beta = self.best(world, system)
+        return self.cell(world, seed, self.rows(self.gather(world, seed), kind), objective, run, lr=lr, beta=beta)
+
+    def variant(self, world, name):
+        """A cell that differs from MAIN on the first SFT seed in one thing."""
+        kind, objective = SYSTEMS[MAIN]
+        lr, beta = self.best(world, MAIN)
+        folder, count, how = self.gather(world, 0), PAIRS, {}
+        if name.startswith("located"):
+            judge = name.split()[-1]
+            folder = self.gather(world, 0, judge, judge=judge)
+        elif name.endswith("pairs"):
+            count = int(name.split()[0])
+        elif name == "three rounds":
+            return self.rounds(world, 3, lr, beta)
+        elif name != "as it is":
+            how = {"--eos": {"eos": True}, "--nll 0.1": {"nll": 0.1}}[name]
+        return self.cell(world, 0, self.rows(folder, kind, count), objective, lr=lr, beta=beta, **how)
+
+    def rounds(self, world, n, lr, beta):
+        """n rounds on a third of the problems and of the pairs each; a round's policy is the reference of the next."""
+        policy = self.policy(world, 0)
+        for i in range(n):
+            folder = self.gather(world, 0, f"round-{i}", policy=policy, part=(i, n))
+            rows = self.rows(folder, SYSTEMS[MAIN][0], PAIRS // n)
+            policy = self.made(folder, "model", lambda path: self.train(
+                path, rows, SYSTEMS[MAIN][1], policy, 0, lr=lr, beta=beta))
+        return self.cell(world, 0, policy=policy)
+
+
+def share(outcomes):
+    return outcomes.count("1") / len(outcomes)
+
+
+def first_of_each(rows):
+    """{problem: its first row}."""
+    first = {}
+    for row in sorted(rows, key=lambda row: row["id"]):
+        first.setdefault(problem_of(row), row)
+    return first
+
+
+def find_wrong_steps(wrong, path, judge, ask):
+    """locate.py with a judge; "exact" is the world itself."""
+    if judge != "exact":
+        return call(locate, wrong, out=path, judge=judge, **(ask if judge == "rollouts" else {}))
+
+    async def exact(row, parts, whole):
+        return locate.Verdict(generator.first_wrong_step(row["prompt"], row["completion"]) or 0, None)
+
+    rows = [asyncio.run(locate.locate(row, {"exact": exact})) for row in read(wrong)]
+    write(path, (row for row in rows if "drop" not in row))
+
+
+def kinds_of_rows(folder):
+    """{kind: {problem: its rows}} in a folder that `gather` filled."""
+    kinds = {}
+    for name in ("pairs", "verified"):
+        kinds[name] = {}
+        for row in read(folder / f"{name}.jsonl"):
+            kinds[name].setdefault(problem_of(row), []).append(row)
+    right = first_of_each(row for row in read(folder / "answers.jsonl") if row["correct"])
+    wrong = first_of_each(read(folder / "wrong.jsonl"))
+    kinds["apart"] = {key: [{**wrong[key], "initial_reason_steps": "", "full_chosen": right[key]["completion"],
+                             "full_rejected": wrong[key]["completion"]}] for key in wrong.keys() & right.keys()}
+    kinds["worded"] = {key: [{**row, "chosen": worded_step(row)} for row in rows]
+                       for key, rows in kinds["verified"].items()}
+    return kinds
+
+
+def worded_step(row):
+    a, operation, b, c = generator.truth(row["prompt"])[0][row["bad_step"] - 1]
+    return WORDED[operation].format(f"{a} {operation} {b} = {c}")
+
+
+# ------------------------------------------------------------------------------------------------- order
+
+VARIANTS = ("as it is", "located by exact", "located by rollouts", "--eos", "--nll 0.1", "three rounds", "100 pairs",
+            "800 pairs")
+
+
+def plan(lab, seeds, runs, variants):
+    """The cells in order of worth, as functions."""
+    for world in WORLDS:
+        yield lambda world=world: lab.cell(world, 0)
+        for system in SYSTEMS:
+            yield lambda world=world, system=system: lab.system(world, 0, system, 0)
+    for seed in range(1, seeds):
+        for world in WORLDS:
+            yield lambda world=world, seed=seed: lab.cell(world, seed)
+            for system in SYSTEMS:
+                yield lambda world=world, seed=seed, system=system: lab.system(world, seed, system, 0)
+    for name in variants:
+        for world in WORLDS:
+            yield lambda world=world, name=name: lab.variant(world, name)
+    for run in range(1, runs):
+        for seed in range(seeds):
+            for world in WORLDS:
+                for system in SYSTEMS:
+                    yield lambda world=world, seed=seed, system=system, run=run: lab.system(world, seed, system, run)
+
+
+def work(lab, cells):
+    """Make all cells; those that another process is making are waited for at the end."""
+    for lab.wait in (False, True):
+        for number, cell in enumerate(cells):
+            try:
+                cell()
+                print(f"reproduce: {number + 1} of {len(cells)} cells", file=sys.stderr)
+            except Busy as error:
+                print(f"reproduce: {error} is being made elsewhere", file=sys.stderr)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder of all that is made (default: runs/reproduce[-quick])")
+    parser.add_argument("--quick", action="store_true", help="2 SFT seeds, 1 training seed, 1,000 test problems, a "
+                        "grid of 2 rates at one β, no variants")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--report", action="store_true", help="make nothing: report on what is there")
+    args = parser.parse_args(argv)
+    seeds, runs, test, variants = (2, 1, 1000, ()) if args.quick else (3, 2, 5000, VARIANTS)
+    if args.quick:
+        GRID[:] = [(lr, beta) for lr, beta in GRID if beta == 0.4]
+    out = args.out or Path("runs/reproduce-quick" if args.quick else "runs/reproduce")
+    lab = Lab(out.resolve(), test, not args.report)
+    cells = [*plan(lab, seeds, runs, variants)]
+    if args.report:
+        from demo.report import report
+        return report(lab, seeds, runs, variants)
+    helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
+               for _ in range(args.jobs - 1)]
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there
+    work(lab, cells)
+    if any(helper.wait() for helper in helpers):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
