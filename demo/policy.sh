@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the policy that the demo starts from: solutions with planted slips (demo/world.py), one SFT run, weights in bf16.
+# Makes the policy that the demo starts from: solutions of both worlds with planted slips, one SFT run, weights in bf16.
 #
 #     bash demo/policy.sh FOLDER [SEED]       # demo/policy was made by: bash demo/policy.sh demo/policy
 set -euo pipefail
@@ -10,8 +10,11 @@ set --
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
-"$PYTHON" demo/world.py --out "$work/world" --world decision --test 1 --train 1 --validation 1
-OMP_NUM_THREADS=1 "$PYTHON" train.py --objective sft --model "$work/world/model" --pairs "$work/world/sft.jsonl" \
+for world in decision number; do
+    "$PYTHON" demo/world.py --world $world --out "$work/$world" --test 1 --train 1 --validation 1
+done
+cat "$work"/{decision,number}/sft.jsonl > "$work/sft.jsonl"
+OMP_NUM_THREADS=1 "$PYTHON" train.py --objective sft --model "$work/decision/model" --pairs "$work/sft.jsonl" \
     --out "$work/sft" --lr 3e-3 --warmup 0.05 --epochs 1 --batch-size 16 --seed "$seed" --save-every 0
 rm -f "$work"/sft/{metrics,dropped}.jsonl
 cp "$work"/sft/* "$folder"

@@ -31,9 +31,9 @@ from steps import format_row
 
 WORLDS = ("decision", "number")
 GRID = [(lr, beta) for beta in (0.4, 1.0) for lr in (1e-5, 3e-5)]
-SFT = dict(objective="sft", lr=3e-3, warmup=0.05, batch_size=16)
-SFT_EPOCHS = {"number": 2, "decision": 1}  # about as many tokens: a decision takes twice as many steps
+SFT = dict(objective="sft", lr=3e-3, warmup=0.05, epochs=1, batch_size=16)  # one policy for both worlds
 EPOCHS, BATCH = 3, 32
+WRONG = 1200  # problems whose wrong answer is worked on
 PAIRS, HELD_OUT, SAMPLED = 400, 150, 500
 SYSTEMS = {  # name: (rows, objective)
     "DPO, answers apart": ("apart", "dpo"),
@@ -116,24 +116,26 @@ class Lab:
         return self.made(self.out / world, "world", lambda path: generator.main(
             [f"--{name}={value}" for name, value in dict(out=path, world=world, **self.sizes).items()]))
 
-    def policy(self, world, seed):
-        folder = self.world(world)
-        return self.made(self.out / world / f"sft-{seed}", "policy", lambda path: call(
-            train, model=folder / "model", pairs=folder / "sft.jsonl", out=path, seed=seed, save_every=0,
-            epochs=SFT_EPOCHS[world], **SFT))
+    def policy(self, seed):
+        """One policy for both worlds; its solutions have planted slips."""
+        folder = self.world(WORLDS[0])
+        rows = self.made(self.out, "sft.jsonl", lambda path: write(path, (
+            row for world in WORLDS for row in read(self.world(world) / "sft.jsonl"))))
+        return self.made(self.out / "policies", f"seed-{seed}", lambda path: call(
+            train, model=folder / "model", pairs=rows, out=path, seed=seed, save_every=0, **SFT))
 
     def gather(self, world, seed, name="gathered", judge="equations", policy=None, part=(0, 1), each=1):
         """Folder with answers of a policy to part (i, n) of the problems, wrong ones, located ones and pairs of both
         kinds, at most `each` a prefix."""
         folder = self.out / world / f"sft-{seed}" / name
-        ask = dict(model=policy or self.policy(world, seed), temperature=1, top_p=1, seed=seed, max_tokens=200,
+        ask = dict(model=policy or self.policy(seed), temperature=1, top_p=1, seed=seed, max_tokens=200,
                    batch_size=256)
         source, (i, n) = self.world(world) / "train.jsonl", part
         problems = self.made(folder, "problems.jsonl", lambda path: write(path, read(source)[i::n]))
         answers = self.made(folder, "answers.jsonl", lambda path: call(
             collect, problems, out=path, samples=4, keep="all", **ask))
-        wrong = self.made(folder, "wrong.jsonl", lambda path: write(path, first_of_each(
-            row for row in read(answers) if not row["correct"]).values()))
+        wrong = self.made(folder, "wrong.jsonl", lambda path: write(path, [*first_of_each(
+            row for row in read(answers) if not row["correct"]).values()][:WRONG]))
         located = self.made(folder, "located.jsonl", lambda path: find_wrong_steps(wrong, path, judge, ask))
         for name, verify in (("pairs", {}), ("verified", {"verify": "equations"})):
             self.made(folder, f"{name}.jsonl", lambda path: call(
@@ -166,7 +168,7 @@ class Lab:
 
         def make(path):
             (folder / "settings.json").write_text(json.dumps(settings))
-            model, result = policy or self.policy(world, seed), {}
+            model, result = policy or self.policy(seed), {}
             if rows:
                 model = self.train(folder / "model", rows, objective, model, run, **how)
                 result["metrics"] = read(model / "metrics.jsonl")
@@ -229,7 +231,7 @@ class Lab:
 
     def rounds(self, world, n, lr, beta):
         """n rounds on a third of the problems and of the pairs each; a round's policy is the reference of the next."""
-        policy = self.policy(world, 0)
+        policy = self.policy(0)
         for i in range(n):
             folder = self.gather(world, 0, f"round-{i}", policy=policy, part=(i, n))
             rows = self.rows(folder, SYSTEMS[MAIN][0], PAIRS // n)

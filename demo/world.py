@@ -12,7 +12,7 @@ A policy trained on them knows how to reason and slips in places that are known 
 everywhere, and so is `solution` outside sft.jsonl; `bad_step` in sft.jsonl is the first step that slipped, from 1.
 
 World "number": 3 to 6 steps of + - × ÷ on values of two digits, then the final value is asked.
-World "decision": ten additions and subtractions, then a yes/no question about the value.
+World "decision": the same steps, then a yes/no question about the value, so that a right answer says little of them.
 """
 
 import argparse
@@ -24,16 +24,14 @@ import re
 from pathlib import Path
 
 FORGETS = {"-": 0.6, "+": 0.3}  # how often a needed borrow, a needed carry is forgotten
-WORLDS = {
-    "number": {"operations": "++--×÷", "steps": (3, 6)},
-    "decision": {"operations": "+-", "steps": (10, 10)},
-}
+WORLDS = ("number", "decision")
+OPERATIONS, STEPS = "++--×÷", (3, 6)
 # A problem's split is a function of its text (16 buckets), so that no seed, size or world can make splits overlap.
 BUCKETS = {"test": range(0, 2), "validation": range(2, 4), "train": range(4, 8), "sft": range(8, 16)}
 
 NAMES = ["Ann", "Ben", "Eva", "Leo", "Mia", "Tom", "Uma", "Zoe"]
 THINGS = ["apples", "beads", "books", "cards", "coins", "shells", "stamps", "tiles"]
-MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October"]
+MONTHS = ["January", "February", "March", "April", "May", "June"]
 OPENING = "{name} has {n} {things}."
 STORY = {
     "+": ["In {month} {name} buys {n} more.", "In {month} a friend brings {n} more.",
@@ -88,13 +86,12 @@ def tell(world: str, rng: random.Random) -> dict:
     anywhere and their rates are exactly FORGETS. Returns a dict with prompt, answer, solution, level,
     forgetful (a solution) and bad_step (the first wrong step of forgetful, from 1, or None).
     """
-    low, high = WORLDS[world]["steps"]
-    level = rng.randint(low, high)
+    level = rng.randint(*STEPS)
     words = {"name": rng.choice(NAMES), "things": rng.choice(THINGS)}
     true = wrong = start = rng.randint(10, 99)
     story, solution, forgetful, bad_step = [OPENING.format(n=start, **words)], [], [], None
     for k in range(1, level + 1):
-        possible = [o for o in WORLDS[world]["operations"] if operands(o, true, wrong)]
+        possible = [o for o in OPERATIONS if operands(o, true, wrong)]
         if not possible:  # the two tellings have drifted apart: begin again
             return tell(world, rng)
         operation = rng.choice(possible)
@@ -257,7 +254,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo/world"), help="folder to write")
-    parser.add_argument("--world", choices=list(WORLDS), default="number", help="what is asked at the end of a story")
+    parser.add_argument("--world", choices=WORLDS, default="number", help="what is asked at the end of a story")
     parser.add_argument("--sft", type=int, default=16000, help="solutions to train the first policy on, slips planted")
     parser.add_argument("--train", type=int, default=2000, help="problems to collect errors from")
     parser.add_argument("--validation", type=int, default=1000, help="problems to choose settings on")

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from demo import world
+from demo import problems, reproduce, world
 from steps import PREFIX, encode_step, render_prompt, split_steps
 
 # told in another way than world.py tells it: by what the sentences say
@@ -176,3 +176,46 @@ def test_model_is_small(folder):
     count = sum(p.numel() for p in model.parameters())
     assert 300_000 < count < 500_000  # below 1 MB in bf16
     assert model.config.vocab_size > max(model.generation_config.eos_token_id, 300)
+
+
+# ------------------------------------------------------------------------------------------ public sets, reproduction
+
+def test_public_sets_become_rows():
+    gsm8k = {"question": "How many?", "answer": "2 * 600 = <<2*600=1200>>1200\n#### 1,200"}
+    assert problems.gsm8k(gsm8k) == {"prompt": "How many?", "answer": "1200", "solution": "2 * 600 = <<2*600=1200>>1200"}
+    odyssey = {"Problem_5": {"question": "Then, $d-b=$ \n\t\\underline{\\hspace{2cm}}.\n\t\n\\end{problem}\n\\noindent",
+                             "answer": "235\\\\\n\\noindent", "reasoning": "So.", "label": "Algebra", "level": "high school"}}
+    row = problems.odyssey(odyssey)
+    assert (row["prompt"], row["answer"]) == ("Then, $d-b=$ \n\t\\underline{\\hspace{2cm}}.", "235")
+    assert row["subject"] == "Algebra" and row["solution"] == "So."
+    math = {"problem": "p", "solution": "s", "answer": 7, "level": 5, "subject": "Algebra", "unique_id": "u"}
+    assert problems.competition(math) == {"prompt": "p", "answer": "7", "solution": "s", "level": 5, "subject": "Algebra"}
+
+
+def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatch):
+    """Every kind of rows has the same problems; held-out ones are apart; other wordings state the true equation."""
+    monkeypatch.setattr(reproduce, "HELD_OUT", 5)
+    right = world.problems("number", "train", 40, 0)
+    wrong = []
+    for row in right:
+        steps = split_steps(row["solution"])
+        before = steps[0] + "Step 1:"
+        wrong.append({**row, "id": row["id"] + "#0", "correct": False, "completion": before + " 1 + 1 = 3.\nThe answer is: 3",
+                      "bad_step": 1, "initial_reason_steps": before, "rejected": " 1 + 1 = 3.", "chosen": steps[1][7:-1],
+                      "full_chosen": row["solution"][len(before):], "full_rejected": " 1 + 1 = 3.\nThe answer is: 3"})
+    answers = wrong + [{**row, "id": row["id"] + "#1", "correct": True, "completion": row["solution"]} for row in right[3:]]
+    for name, rows in (("answers", answers), ("wrong", wrong), ("pairs", wrong), ("verified", wrong[:-2])):
+        reproduce.write(tmp_path / f"{name}.jsonl", rows)
+    lab, found = reproduce.Lab(tmp_path, 1, 1), {}
+    for kind in ("apart", "pairs", "verified", "worded"):
+        train, held_out = (reproduce.read(path) for path in lab.rows(tmp_path, kind, 20))
+        found[kind] = ([reproduce.problem_of(row) for row in train], [reproduce.problem_of(row) for row in held_out])
+        assert len(train) == 20 and len(held_out) == 5 and not {*found[kind][0]} & {*found[kind][1]}
+        if kind == "worded":
+            for row in train:
+                rest = "\n" + "".join(split_steps(row["solution"])[2:])
+                assert world.first_wrong_step(row["prompt"], row["initial_reason_steps"] + row["chosen"] + rest) is None
+            assert all(row["chosen"] not in row["solution"] for row in train)
+    assert all(value == found["apart"] for value in found.values())
+    with pytest.raises(reproduce.Missing):
+        reproduce.Lab(tmp_path, 1, 1, making=False).rows(tmp_path, "pairs", 21)
