@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, PAIRS, SAMPLED, SYSTEMS, WORLDS, Missing, kinds_of_rows, read, share
+from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, PAIRS, SAMPLED, SYSTEMS, WORLDS, Missing, read
 from demo.world import first_wrong_step
 
 BASELINES = ("DPO, answers apart", "DPO, shared prefix", "DPO, shared prefix, verified")
@@ -66,8 +66,8 @@ def main_table(lab, world, seeds, runs):
 def data_table(lab, seeds):
     """What the rows are made of, as the world knows it."""
     yield from header("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step", "wrong ones located",
-                      "first wrong step as the world knows it", "prefixes with a right continuation", "verified",
-                      "chosen steps right, unverified", "verified ")
+                      "first wrong step as the world knows it", "pairs", "chosen steps right", "verified pairs",
+                      "their chosen steps right")
     for world in WORLDS:
         for seed in range(seeds):
             folder = tried(lab.gather, world, seed)
@@ -77,11 +77,11 @@ def data_table(lab, seeds):
                 wrong = len(read(folder / "wrong.jsonl"))
                 pairs, verified = (read(folder / f"{name}.jsonl") for name in ("pairs", "verified"))
                 found = sum(first_wrong_step(r["prompt"], r["completion"]) == r["bad_step"] for r in located)
-                yield row(world, seed, percent(len(answers) - len(right), len(answers)),
-                          percent(sum(first_wrong_step(r["prompt"], r["completion"]) is not None for r in right),
-                                  len(right)), f"{len(located)} of {wrong}", percent(found, len(located)), len(pairs),
-                          len(verified), *(percent(sum(map(chosen_is_right, rows)), len(rows))
-                                           for rows in (pairs, verified)))
+                slipped = sum(first_wrong_step(r["prompt"], r["completion"]) is not None for r in right)
+                yield row(world, seed, percent(len(answers) - len(right), len(answers)), percent(slipped, len(right)),
+                          f"{len(located)} of {wrong}", percent(found, len(located)),
+                          *(cell for rows in (pairs, verified)
+                            for cell in (len(rows), percent(sum(map(chosen_is_right, rows)), len(rows)))))
 
 
 def chosen_is_right(pair):
@@ -118,8 +118,8 @@ def wording_table(lab, seeds, runs):
 
 def variant_table(lab, world, variants):
     base = tried(lab.variant, world, "as it is") if variants else None
-    yield from header(f"{MAIN}, SFT seed 0", "final answer, greedy", "over it as it is", "all steps, greedy", "over it "
-                      "as it is ")
+    yield from header(f"{MAIN}, SFT seed 0", "final answer, greedy", "over it as it is", "all steps, greedy",
+                      "over it as it is")
     for name in variants if base else ():
         cell = tried(lab.variant, world, name)
         if cell:

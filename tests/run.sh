@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 args=("$@")
-set -- requirements-dev.txt  # for env.sh
+set -- requirements-dev.txt demo/requirements.txt  # for env.sh
 . demo/env.sh "$@"
 OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q --durations=5 "${args[@]:-tests}"

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from demo import problems, reproduce, world
+from demo import problems, report, reproduce, world
 from steps import PREFIX, encode_step, render_prompt, split_steps
 
 # told in another way than world.py tells it: by what the sentences say
@@ -219,3 +219,28 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
     assert all(value == found["apart"] for value in found.values())
     with pytest.raises(reproduce.Missing):
         reproduce.Lab(tmp_path, 1, 1, making=False).rows(tmp_path, "pairs", 21)
+
+
+def test_report_of_what_is_there(tmp_path, monkeypatch):
+    """Cells that are not made yet are left out; a gain and its interval are those of paired outcomes."""
+    def cell(world, seed, rows=None, *args, **how):
+        if seed:
+            raise reproduce.Missing
+        return {metric: "1100" * 25 if rows is None else "1101" * 25 for metric in report.METRICS} | {
+            "metrics": [{"step": s, "eval_loss": 1, "eval_logps/chosen": -2.0, "eval_logps/rejected": -3.0,
+                         "eval_rewards/accuracies": 0.5, "eval_rewards/margins": s / 10} for s in (0, 10)]}
+
+    def missing(*args, **how):
+        raise reproduce.Missing
+
+    lab = reproduce.Lab(tmp_path, 100, 10, making=False)
+    monkeypatch.setattr(lab, "cell", cell)
+    monkeypatch.setattr(lab, "gather", lambda world, seed, *args, **how: missing() if args or how else tmp_path)
+    monkeypatch.setattr(lab, "rows", lambda *args: ("train", "held out"))
+    for name in ("answers", "wrong", "located", "pairs", "verified"):
+        reproduce.write(tmp_path / f"{name}.jsonl", [])
+    report.report(lab, 2, 1, reproduce.VARIANTS)
+    text = (tmp_path / "report.md").read_text()
+    # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
+    assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
+    assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text and (tmp_path / "figure2.png").stat().st_size > 9000
