@@ -30,7 +30,7 @@ from demo import world as generator
 from steps import format_row
 
 WORLDS = ("decision", "number")
-GRID = [(lr, beta) for beta in (0.4, 1.0) for lr in (1e-5, 3e-5)]
+GRID = [(3e-5, 0.4), (1e-4, 0.4), (2e-4, 0.4), (1e-4, 1.0)]  # (rate, β)
 SFT = dict(objective="sft", lr=3e-3, warmup=0.05, epochs=1, batch_size=16)  # one policy for both worlds
 EPOCHS, BATCH = 3, 32
 WRONG = 1200  # problems whose wrong answer is worked on
