@@ -27,13 +27,12 @@ MAX_WORK = 2500  # operations in one comparison
 # extraction
 
 BALANCED = functools.reduce(lambda inner, _: rf"(?:\\.|[^{{}}\\]|\{{{inner}\}})*", range(8), "")
-BOX = re.compile(rf"\\f?box(?:ed)?(?![a-z])\s*(?:\{{({BALANCED})\}}|([^\s${{}}]+))|boxed\(([^()]*)\)", re.S)
-BOX_GAP = re.compile(r"[\s$\\()]*(?:[,;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})[\s$\\(),]*(?:and\b|or\b)?[\s$\\()]*")
+BOX = re.compile(rf"\\f?box(?:ed)?(?![a-z])\s*(?:\{{({BALANCED})\}}|([^\s${{}}]+))", re.S)
+BOX_GAP = re.compile(r"(?=.*[,;ao])(?:[\s$\\(),;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})+", re.S)
 PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|"
-                    r"equals|(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
+                    r"equals|(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####|"
+                    r"\b(?:answer|option|choice):?\s+(?=\(?(?-i:[A-J])\b\)?\W*$)")
 SENTENCE_END = re.compile(r"(?<![ap]\.m)\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
-LETTER = re.compile(r"\b(?:[Oo]ption|[Aa]nswer|ANS(?:WER)?|[Cc]hoice)\s*:?\s*\(?([A-J])\)?\W*$|"
-                    r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\W*$")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?! )([^$\n]+?)(?<! )\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]|((?:(?<![\w)\]])-)?"
                      r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+|\\?%)?|\\frac\{[^{}]*\}\{[^{}]*\})", re.S)
 
@@ -46,17 +45,16 @@ def extract_answer(completion: str) -> str | None:
 
 
 def last_boxed(text):
-    starts = [m.start() for m in re.finditer(r"\\f?box|\bboxed\(", text)][-20:]
+    starts = [m.start() for m in re.finditer(r"\\f?box", text)][-20:]
     boxes = [m for m in (BOX.match(text, start, start + 3000) for start in starts) if m and tidy(m[m.lastindex])]
-    last = boxes[-1:]
-    for box in boxes[-2::-1]:
-        if not BOX_GAP.fullmatch(text[box.end():last[0].start()]):
-            break
-        last.insert(0, box)
-    return ", ".join(tidy(m[m.lastindex]) for m in last)
+    first = len(boxes) - 1
+    while first > 0 and BOX_GAP.fullmatch(text[boxes[first - 1].end():boxes[first].start()]):
+        first -= 1
+    return ", ".join(tidy(m[m.lastindex]) for m in boxes[max(first, 0):])
 
 
 def last_phrase(text):
+    text = re.sub(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b", r"the answer is \1", text)
     for m in [*PHRASE.finditer(text)][:-5:-1]:
         rest = text[m.end():m.end() + 3000].lstrip(" \t\n:*_")
         block = re.match(r"(?:\$\$|\\\[)(.+?)(?:\$\$|\\\])", rest, re.S)
@@ -69,9 +67,6 @@ def last_phrase(text):
 def last_formula(text):
     """The whole text, or what follows its last "is", if that can be read; else its last formula or number."""
     last = text.strip().rpartition("\n")[2][-300:]
-    letter = LETTER.search(last)
-    if letter:
-        return letter[1] or letter[2]
     for part in (last if last == text.strip() else "", re.split(r"\b(?:is|are|equals|be|get)\b:?", "is " + last)[-1]):
         if choice(part) or tidy(part) and read(part)[0] not in ("text", "seq"):
             return tidy(part)
@@ -93,24 +88,12 @@ def table(text):
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
 
 
-def quote(m):
-    r"""\text{...}: words become one token; anything else is read as if it stood there bare."""
-    words = m[1].strip()
-    return f' "{words}" ' if re.fullmatch(r"(?!and$|or$)[A-Za-z][A-Za-z.' /-]*", words) else f" {m[1]} "
-
-
-def ungroup(m):
-    """1,234 is one number; between brackets only if a group such as 000 proves that it is not two."""
-    before = m.string[:m.start()]
-    inside = sum(map(before.count, "([")) > sum(map(before.count, ")]"))
-    return m[0] if inside and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])
-
-
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "⁄": "/", "’": "'", "~": " ",
-    "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp ", "\f": r"\f", "\b": r"\b"})
+    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
+    "∛": r"\sqrt_3 ", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp ", "\f": r"\f", "\b": r"\b"})
+TEXT = r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{"
 REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    (r"[¼-¾⅐-⅞]", r" {\g<0>}"), (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}"), (r"[₀-₉]+", r"_{\g<0>}"),
+    (r"[¼-¾⅐-⅞]", r" \g<0>"), (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}"), (r"[₀-₉]+", r"_{\g<0>}"),
     (r"(?s).+", lambda m: unicodedata.normalize("NFKC", m[0]).translate(SYMBOLS)),
     (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*",  # escaped twice
      lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),
@@ -121,30 +104,34 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?<!\\)\\(?:[()\[\],;:! ]|(?:begin|end|hspace|vspace|phantom)\s*\{[^{}]*\}|(?:left|right|[bB]igg?[lr]?|limits|"
      r"displaystyle|textstyle|noindent|rm|bf|f?box(?:ed)?|boldsymbol|bm|vec|math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?)",
      " "),
-    (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"), (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", lambda m: m[0] if re.search(
+        r"[(\[]", m.string) and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])),  # (1,234) are two numbers
+    (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"), (r"(?:(?<=\d) +(\d+) ?/|(\d+)⁄) ?(\d+)", r"\\frac{\1\2}{\3}"),
+    (r"(?<![\w.^}])(\d+)\s*\\[dtc]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}",  # mixed numbers
+     lambda m: r"\frac{%d}{%s}" % (int(m[1]) * int(m[3]) + int(m[2]), m[3])),
+    (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", lambda m: r"\frac{%d}{%d}" % (
+        int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
+    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "), (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"),
-    (r"\|([^|]+)\|", r" \\abs{\1}"), (r"\\l(floor|ceil)\b(.*?)\\r\1\b", r"\\\1{\2}"),
+    (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\sqrt_{\1}"), (r"\|([^|]+)\|", r" \\abs{\1}"), (r"\\l(floor|ceil)\b(.*?)\\r\1\b", r"\\\1{\2}"),
     (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""), (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
-    (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", lambda m: r"\frac{%d}{%d}" % (
-        int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
     (r"(?<![\\a-zA-Z])([a-zA-Z]?)(sin|cos|tan|ln|log)([a-zA-Z]?)(?![a-zA-Z])", r"\1 \2 \3"),
-    (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
+    (TEXT + r"\s*((?!and\s*\}|or\s*\})[A-Za-z][A-Za-z.' /-]*?)\s*\}", r' "\1" '), (TEXT + r"([^{}\"]*)\}", r" \1 "),
     (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"), (r"(?<!\\)\$", " "),  # a dollar sign without a partner is a currency
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
     (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\emptyset"),
+    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$|\\emptyset\b|\\varnothing\b|∅', r"\\{\\}"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
     (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"^\s+|\s+$", ""),
-    (r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", ungroup)]]
-SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq \geqslant ≥ ⩾
+    (r"^\s+|\s+$", "")]]
+SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq \geqslant ≥ ⩾
     < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace
     , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  % \% percent percentage  "deg" \circ \degree  ' \prime
     "dollar" \$ dollar dollars usd  "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs
-    "yen" ¥ yen  \infty inf infinity oo ∞  \emptyset \varnothing ∅  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
+    "yen" ¥ yen  \infty inf infinity oo ∞  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
     \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan
     \sin sin  \cos cos  \tan tan  \cot cot  \sec sec  \csc csc  \ln ln \log log  \lg lg  \exp exp  i \imath""")
 UNITS = table("""deg degree degrees  cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre
@@ -155,16 +142,16 @@ GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 for place, word in enumerate(GREEK):
     SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
-FUNCTIONS = set(r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split())
-PREFIXES = FUNCTIONS | set(r"\abs \floor \ceil \sqrt \frac \binom".split())
-NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \emptyset \angle \triangle \ell \hbar \odot \max \min".split()}
+FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
+PREFIXES = FUNCTIONS | {r"\abs", r"\floor", r"\ceil", r"\sqrt", r"\frac", r"\binom"}
+NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
+LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, **dict.fromkeys(FUNCTIONS, 2.2), "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5,
+          '"deg"': 5, '"degrees"': 5}
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
-LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, '"deg"': 5, '"degrees"': 5,
-          **dict.fromkeys(FUNCTIONS, 2.2)}
 END = " end"
+BASES = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
 WORDS = re.compile(r"(?=.*[A-Za-z]{2})(?!(?:[abc]{2}|[b-df-hj-np-tv-z]{2,3})$)[A-Za-z]+(?:[' -][A-Za-z]+)*")
 PROSE = re.compile(r"(?<![\\\w])([A-Za-z]{2,3}) ([A-Za-z]{2,3})\b")
-BASES = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
 TOKEN = re.compile(r'\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+|\*\*|[<>=!:]=|=<'
                    r'|_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\d+|"[^"]*"|\\[a-zA-Z]+|\S)|\S)')
 
@@ -174,7 +161,11 @@ def tokenize(text):
     tokens = []
     for token in TOKEN.findall(text):
         word = token.lower() if token.isalpha() and len(token) > 1 else token
-        if word in SAME or not token.isalpha():
+        if token[0] == "_":
+            text = re.sub(r'[_"\s]|\{$', "", token)
+            text = text[1:-1] if text[:1] == "{" else text
+            tokens.append("_" + BASES.get(text, text))
+        elif word in SAME or not token.isalpha():
             tokens.append(SAME.get(word, token))
         elif len(token) > 3 or len(token) > 1 and word in UNITS:
             tokens.append(f'"{token}"')
@@ -190,7 +181,7 @@ def read(text):
             raise ValueError("too long")
         for pattern, new in REWRITES:
             text = pattern.sub(new, text)
-        if WORDS.fullmatch(text) and text.lower() not in SAME and " and " not in text or any(
+        if WORDS.fullmatch(text.strip('{}" ')) and text.lower() not in SAME and " and " not in text or any(
                 not {*pair} & (SAME.keys() | UNITS.keys()) for pair in PROSE.findall(text)):
             raise ValueError("words, not a product of letters")
         signs = ("+-", "-+") if r"\pm" in text else ("  ",)
@@ -210,14 +201,13 @@ def read_number(text: str) -> Fraction | None:
     node = read(text if ":" not in text else "")  # 3:2 is a ratio or a time
     node = node[1] if node[0] == "unit" else node
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
-    (x, _), (y, _) = map(decimal, node[1:] if node[0] == "/" else (node, ("num", 1, 0)))
-    return sign * x / y if x is not None and y else None
+    top, bottom = node[1:] if node[0] == "/" else (node, ("num", 1, 0))
+    return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
 # ---------------------------------------------------------------------------------------------------------
 # reading: tokens -> tree, by recursive descent. Trees are
 # ("num", Fraction, places) ("name", "x") (operator, *operands) ("seq", "(", "]", items), "" for a bare list
 # ("unit", tree, "cm") ("rel", signs, sides) ("text", words)
-
 
 def listing(tokens, depth, closers):
     """The items between commas and the bracket that closes them."""
@@ -235,14 +225,11 @@ def item(tokens, depth):
     """An expression with its unit, or words, or a chain of these joined by = < > and their like."""
     sides, signs = [], []
     while len(sides) == len(signs):
-        words = []
-        while len(tokens[-1]) > 3 and tokens[-1][0] == '"':
-            words.append(tokens.pop().strip('"').lower())
-        node = ("text", " ".join(words)) if words else parse(tokens, depth)
+        node = None if tokens[-1][0] == '"' and len(tokens[-1]) > 3 else parse(tokens, depth)
         marks = unit(tokens)
-        if node[0] in ("deg", "unit"):
+        if node and node[0] in ("deg", "unit"):
             node, marks = node[1], " ".join([*(node[2:] or ["deg"]), marks]).strip()
-        sides.append(("unit", node, marks) if marks else node)
+        sides.append(("unit", node, marks) if node and marks else node or ("text", marks))
         if tokens[-1] in ("=", "<", ">", "<=", ">=", "!="):
             signs.append(tokens.pop())
     return ("rel", tuple(signs), tuple(sides)) if signs else sides[0]
@@ -272,41 +259,26 @@ def parse(tokens, depth, above=0):
     """An expression of all operators that bind more tightly than `above`."""
     if tokens[-1] in ("+", "-") and depth < MAX_DEPTH:
         sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, 2))
-        node = node if sign == "+" else ("neg", node)
+        if sign == "-":
+            node = ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
     else:
         node = atom(tokens, depth)
     while (binding := level(tokens[-1])) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
         token = tokens.pop() if binding in (2, 4, 5) else ""  # a sign belongs to what follows
         if token[:1] == "_":
-            node = ("unit", node, "base " + subscript(token))
+            node = ("unit", node, "base " + token[1:])
         elif binding == 5:
             node = ("!" if token == "!" else "deg", node)
         elif token in ("/", "^"):
             depth += 1  # bounds the chain a/b/c
             node = (token, node, parse(tokens, depth, 3.5 if token == "^" else 3))
         else:
-            kind, right = "+" if binding == 1 else "*", parse(tokens, depth, 1 if binding == 1 else 3)
+            kind, digit = "+" if binding == 1 else "*", tokens[-1][0].isdigit()
             terms = node[1:] if node[0] == kind else (node,)  # long sums stay flat
-            node = (kind, *(mixed(terms, right, tokens, depth) if binding in (2.2, 3) else (*terms, right)))
-            node = node[1] if len(node) == 2 else node
+            node = (kind, *terms, parse(tokens, depth, 1 if binding == 1 else 3))
+            if binding == 3 and digit and terms[-1][0] == "num":
+                raise ValueError("two numbers")
     return node
-
-
-def mixed(factors, right, tokens, depth):
-    r"""The factors with one more; 1 3/4 and 1\frac34 are a sum. No other two numbers stand side by side."""
-    *rest, last = factors
-    if last[0] == right[0] == "num":
-        if tokens.pop() != "/":
-            raise ValueError("two numbers")
-        right = ("/", right, parse(tokens, depth, 3))
-    if last[0] == "num" and last[1].denominator == 1 and right[0] == "/" and right[1][0] == right[2][0] == "num":
-        return *rest, ("num", last[1] + right[1][1] / right[2][1], None)
-    return *factors, right
-
-
-def subscript(token):
-    text = re.sub(r'[_{}"\s]', "", token)
-    return BASES.get(text, text)
 
 
 def atom(tokens, depth):
@@ -327,16 +299,13 @@ def atom(tokens, depth):
             raise ValueError(token)
         ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
         return "seq", *ends, items
-    if token == r"\emptyset":
-        return "seq", "{", "}", ()
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
     name = token.strip('"')
     if token not in NAMES and not (len(name) == 1 and name.isalpha()):
         raise ValueError(token)
     while tokens[-1][0] in "_'":
-        mark = tokens.pop()
-        name += mark if mark == "'" else "_" + subscript(mark)
+        name += tokens.pop()
     return "name", name
 
 
@@ -344,9 +313,6 @@ def function(tokens, depth, name):
     r"""\frac{1}{2}, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
     if name in (r"\frac", r"\binom"):
         return name.replace(r"\frac", "/"), atom(tokens, depth), atom(tokens, depth)
-    if name == r"\sqrt":
-        root = atom(tokens, depth) if tokens[-1] == "[" else ("num", Fraction(2), 0)
-        return "^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), root)
     exponent = base = None
     while tokens[-1][0] in "^_":
         token = tokens.pop()
@@ -354,8 +320,10 @@ def function(tokens, depth, name):
             exponent = parse(tokens, depth, 5)
         else:
             base = item(tokenize(token[1:]), depth)
+    if name == r"\sqrt":
+        return "^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), base or ("num", Fraction(2), 0))
     node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, 2.5)
-    if exponent == ("neg", ("num", 1, 0)):
+    if exponent == ("num", -1, 0):
         return r"\arc" + name[1:], node
     node = ("/", (name, node), (name, base)) if base else (name, node)
     return ("^", node, exponent) if exponent else node
@@ -366,12 +334,9 @@ def function(tokens, depth, name):
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
 CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf"}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
-EXACT = {  # None where the result is not exact
+EXACT = {
     "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
-    r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
-    "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
+    r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x))}
 
 
 @functools.cache
@@ -383,13 +348,10 @@ def mp():
 
 
 def size(x):
+    """How many bits it takes to write x."""
     if isinstance(x, Fraction):
         return x.numerator.bit_length() + x.denominator.bit_length()
     return abs(mp().mag(x)) if x and mp().isfinite(x) else 0
-
-
-def natural(*numbers):
-    return all(x.denominator == 1 and 0 <= x <= 1500 for x in numbers)
 
 
 def inexact(x):
@@ -409,24 +371,27 @@ def value(node, env, work):
     work[0] -= 1 + (sum(map(size, args)) // 300 if exact else 80 if kind in ("!", r"\binom") else 10)
     if work[0] < 0:
         raise OverflowError("too much work")
-    result = EXACT[kind](*args) if exact and kind in EXACT else None
-    result = approximate(kind, args) if result is None else result
+    result = apply(kind, args, exact)
     if size(result) > MAX_BITS or not isinstance(result, Fraction) and (
             mp().isnan(result) or env and mp().im(result)):
         raise ValueError("too large, undefined, or beyond the reals")
     return result
 
 
-def approximate(kind, args):
-    x, sign = args[-1], 1
-    if kind == "^" and isinstance(x, Fraction):
-        base = inexact(args[0])
-        if isinstance(args[0], Fraction) and x.denominator == 1:
-            raise OverflowError("too many digits")
-        if x.denominator % 2 and not mp().im(base) and base < 0:  # the real root
-            args, sign = [-base, x], (-1) ** (x.numerator % 2)
-    args = [inexact(x) for x in args]
-    if kind in ("+", "*", "/", "neg", r"\abs"):
+def apply(kind, args, exact):
+    """An operator or function: exact where it can be."""
+    if exact and kind in ("!", r"\binom") and all(x.denominator == 1 and 0 <= x <= 1500 for x in args):
+        return Fraction((math.factorial if kind == "!" else math.comb)(*map(int, args)))
+    x, y, sign = args[0], args[-1], 1
+    if kind == "^" and isinstance(y, Fraction):
+        if exact and y.denominator == 1:
+            if abs(y) * (size(x) - 2) > MAX_BITS:
+                raise OverflowError("too many digits")
+            return x ** int(y)
+        if y.denominator % 2 and not mp().im(inexact(x)) and x < 0:  # the real root
+            args, sign = [-x, y], (-1) ** (y.numerator % 2)
+    args = args if exact and kind in EXACT else [inexact(x) for x in args]
+    if kind in EXACT:
         return EXACT[kind](*args)
     if kind != r"\ln" and mp().isfinite(args[-1]) and abs(args[-1]) > 1e9:
         raise OverflowError(kind)
@@ -462,16 +427,9 @@ def close(x, y):
     return x == y or mp().isfinite(scale) and abs(x - y) <= max(scale * mp().mpf(10) ** -40, mp().mpf(10) ** -50)
 
 
-def decimal(node):
-    """(value, digits after the point) of a plain number."""
-    if node[0] == "neg" and node[1][0] == "num":
-        return -node[1][1], node[1][2]
-    return node[1:] if node[0] == "num" else (None, None)
-
-
 def printed(node, y):
     """Whether a decimal of ten digits or more is y as a program prints it."""
-    x, places = decimal(node)
+    x, places = node[1:] if node[0] == "num" else (0, None)
     digits = len(str(abs(x) * 10**places)) if places else 0
     if not 10 <= digits <= 40:
         return False
@@ -481,9 +439,8 @@ def printed(node, y):
 
 def same_value(a, b, work):
     """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
-    (x, places), (y, gold_places) = decimal(a), decimal(b)
-    if places and gold_places and places > gold_places:
-        scale = 10**gold_places
+    if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
+        x, y, scale = a[1], b[1], 10**b[2]
         return x * y >= 0 and Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y)
     pairs = [*at_points(a, b, work)]
     if names(a) | names(b):
