@@ -92,7 +92,6 @@ def tidy(text):
 SYMBOLS = str.maketrans({
     **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ", "\f": r"\f",
     "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
-TEXT = r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{"
 RULES = [(re.compile(pattern), new) for pattern, new in [
     # layout, brackets
     (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
@@ -114,17 +113,18 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
     (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),  # v^2_0
     # words, currencies
-    (TEXT + r"\s*((?!and\s*\}|or\s*\})[A-Za-z][A-Za-z.' /-]*?)\s*\}", r' "\1" '),
-    (TEXT + r"([^{}\"]*)\}", r" \1 "),
+    (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
     (r"(?i)\b([ap])\.\s?m\b\.?", r"\1m"),
+    (r"(?<=\d)\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+)$", r"\\text{\1}"),  # 5 m, 60 km/h; but 5m is a product
+    (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
+    (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
+     lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"(?i)^[\s$]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
     (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"),  # a dollar sign without a partner is a currency
     (r"(?<!\\)\$", " "),
     (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"(?<=\d)\s+([mgshLKCNJWV](?:/[a-z]+)?)$", r' "\1"'),  # the only letters that are a unit
     (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
-    (r'(?i)^"?no (?:real )?solutions?"?$|\\emptyset\b|\\varnothing\b|∅', r"\\{\\}"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)")]]
 
 
@@ -147,9 +147,9 @@ def table(text):
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
 
 
-SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq \geqslant ≥ ⩾
-    < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace
-    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  % \% percent percentage  ' \prime
+SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾
+    \geqslant  < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace
+    \} \rbrace  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  "percent" % \% percent percentage  ' \prime
     "deg" \circ \degree deg degree degrees  "dollar" \$ dollar dollars usd  "euro" € \euro euro euros
     "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen  \infty inf infinity oo ∞  \pi pi π
     \phi \varphi phi φ ϕ  \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  i \imath
@@ -157,7 +157,8 @@ SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄  ^ **  <
     \csc csc  \ln ln \log log  \lg lg  \exp exp""")
 UNITS = table("""cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre  m meter metre
     inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce  l liter litre
-    ml milliliter  s sec second  min minute mins  h hr hour hrs  / per  am  pm  sq square  unit units st nd rd th""")
+    ml milliliter  s sec second  min minute mins  h hr hour hrs  n newton  j joule  w watt  v volt  c celsius  f fahrenheit
+    am  pm  st nd rd th""")
 BASES = table("2 two  3 three  4 four  5 five  6 six  7 seven  8 eight  9 nine  10 ten  12 twelve  16 sixteen")
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
@@ -173,16 +174,16 @@ def tokenize(text):
     """The tokens, last one first, so that pop() takes the next; END lies at the bottom. Words come in quotes."""
     tokens = []
     for token in TOKEN.findall(text):
-        word = token.lower() if token.isalpha() and len(token) > 1 else token
+        word = token.strip('"').lower() if token.strip('"').isalpha() and len(token) > 1 else token
         if token[0] == "_":
             subscript = re.sub(r'^_\s*\{(.*)\}$|[_"\s]', r"\1", token).strip('" ')
             tokens.append("_" + BASES.get(subscript, subscript))
-        elif word in SAME or not token.isalpha():
+        elif word in SAME or not word.isalpha():
             tokens.append(SAME.get(word, token))
-        elif len(token) > 3 or len(token) > 1 and word in UNITS:
-            tokens.append(f'"{token}"')
+        elif len(token) > 1 and (word in UNITS or len(word) > 1 and (len(token) > 3 or len(token) > 2 and token.istitle())):
+            tokens.append(f'"{UNITS.get(word) or UNITS.get(word.rstrip("s")) or word.rstrip("s")}"')
         else:
-            tokens += [SAME.get(letter, letter) for letter in token]
+            tokens += [SAME.get(letter, letter) for letter in token.strip('"')]
     return [END, *tokens[::-1]]
 
 
@@ -192,8 +193,8 @@ def read(text):
         if len(text) > MAX_CHARS:
             raise ValueError("too long")
         text = respell(text)
-        words = text.strip('{}" ').lower()
-        if re.fullmatch(r"[a-z]+( +[a-z]+)*", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
+        words = re.sub(r'[{}"\s]+', " ", text).strip().lower()
+        if re.fullmatch("[a-z ]+", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
             if words not in SAME and re.search("[a-z][aeiou]|[aeiou][a-z]", words):
                 raise ValueError("words with a vowel are no product of letters")
         items = []
@@ -212,33 +213,29 @@ def read(text):
 
 def read_number(text: str) -> Fraction | None:
     """The exact value of one plain number (decimal, fraction, mixed, with currency, % or unit), else None."""
-    node = read(text if ":" not in text else "")  # 3:2 is a ratio or a time
-    node = node[1] if node[0] == "unit" else node
+    node = without_units(read(text if ":" not in text else ""))  # 3:2 is a ratio or a time
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
     top, bottom = node[1:] if node[0] == "/" else (node, ("num", 1, 0))
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
 # ---------------------------------------------------------------------------------------------------------
 # reading: tokens -> tree, by recursive descent. Trees are
-# ("num", Fraction, places) ("name", "x") (operator, *operands) ("seq", "(", "]", items), "" for a bare list
-# ("unit", tree, "cm") ("rel", signs, sides) ("text", words)
+# ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
+# ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
 FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
 PREFIXES = FUNCTIONS | {r"\abs", r"\sqrt", r"\frac", r"\binom"}
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
-LIST, RELATION, UNIT, SUM, PRODUCT, CALL, BESIDE, POWER, MARK = range(1, 10)
-LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "%": UNIT, "+": SUM, "-": SUM, "*": PRODUCT,
-          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK, '"deg"': MARK}
+LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER, MARK = range(1, 9)
+LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT,
+          **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK}
 
 
-def level(tokens):
-    """How tightly the next token binds to the operand before it, 0 if not at all."""
-    token = tokens[-1]
-    if token[0] == '"' and token != '"deg"' or token == "/" and tokens[-2][0] == '"':
-        return UNIT
-    operand = token[0].isalnum() or token[0] == "." or token in NAMES or token in PREFIXES
+def level(token):
+    """How tightly a token binds to the operand before it, 0 if not at all."""
+    operand = token[0].isalnum() or token[0] in '."' or token in NAMES or token in PREFIXES
     return LEVELS.get(token) or (BESIDE if operand else MARK if token[0] == "_" else 0)
 
 
@@ -250,12 +247,10 @@ def parse(tokens, depth, above=0):
             node = ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
     else:
         node = atom(tokens, depth)
-    while (binding := level(tokens)) > above:
-        if binding == UNIT:
-            node = ("unit", node, unit(tokens))
-        elif binding == MARK:
+    while (binding := level(tokens[-1])) > above:
+        if binding == MARK:
             mark = tokens.pop()
-            node = ("!", node) if mark == "!" else ("unit", node, "base " + mark[1:]) if mark[0] == "_" else ("deg", node)
+            node = ("!", node) if mark == "!" else ("*", node, ("name", f'"base {mark[1:]}"'))
         elif tokens[-1] in ("/", "^"):
             depth += 1  # bounds the chain a/b/c
             node = (tokens.pop(), node, parse(tokens, depth, BESIDE))
@@ -268,15 +263,16 @@ def chain(node, tokens, depth, binding):
     r"""A list, a chain of relations, a sum or a product from its first part on, which stay flat however long they are.
     A whole number and a \frac beside it are a mixed number."""
     signs, parts = [], [node]
-    while level(tokens) == binding and tokens[-1] != "/":
+    while level(tokens[-1]) == binding and tokens[-1] != "/":
         if binding in (LIST, RELATION, PRODUCT):
             signs.append(tokens.pop())  # but the sign of a summand belongs to the summand
         first, last = tokens[-1], parts[-1]
-        if binding == LIST and level(tokens) == 0 and first[-1] in ")]}d":
+        if binding == LIST and first in (END, ")", "]", "}", r"\}"):
             break
         right = parse(tokens, depth, binding)
-        if binding == BESIDE and last[0] == "num" and first[0].isdigit():
-            raise ValueError("two numbers")
+        if binding == BESIDE and last[0] == "num" and first[0].isdigit() or binding in (CALL, BESIDE) and (
+                last != ONE == without_units(last) != without_units(right)):
+            raise ValueError("two numbers, or words before a number")
         if binding == BESIDE and first == r"\frac" and last[0] == right[1][0] == right[2][0] == "num" and last[2] == 0:
             right = ("num", parts.pop()[1] + right[1][1] / right[2][1], None)
         parts.append(right)
@@ -288,26 +284,10 @@ def chain(node, tokens, depth, binding):
         "+" if binding == SUM else "*", *parts) if len(parts) > 1 else parts[0]
 
 
-def unit(tokens):
-    """The words and marks after a quantity, in one spelling: "square centimeters" is cm^2, "per" is /."""
-    words = []
-    while tokens[-1][0] in '"%/' or words and (tokens[-1].isalpha() or tokens[-1] == "^"):
-        token = tokens.pop()
-        if token == "^":
-            words[-1] += f"^{atom(tokens, 0)[1]}"
-        else:
-            more = token.strip('"').lower().replace("/", " / ").replace(".", "").split()
-            words += [UNITS.get(w) or UNITS.get(w.rstrip("s")) or w.rstrip("s") for w in more]
-    text = " ".join(w for w in words if w not in ("unit", "of", "the", "a"))
-    return re.sub(r"\b(sq|cubic) (\w+)", lambda m: m[2] + ("^3" if m[1] == "cubic" else "^2"), text)
-
-
 def atom(tokens, depth):
-    """A number, a bracket, a function with its argument, a name, words."""
+    """A number, a bracket, a function with its argument, a name or word."""
     if depth > MAX_DEPTH:
         raise ValueError("too deep")
-    if tokens[-1][0] == '"':
-        return "text", unit(tokens)
     token = tokens.pop()
     if token[0].isdigit() or token[0] == ".":
         return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
@@ -320,7 +300,7 @@ def atom(tokens, depth):
         return tree if len(items) == 1 and token != r"\{" else ("seq", *ends, items)
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
-    if token not in NAMES and not (len(token) == 1 and token.isalpha()):
+    if token not in NAMES and token[0] != '"' and not (len(token) == 1 and token.isalpha()):
         raise ValueError(token)
     while tokens[-1][0] in "_'":
         token += tokens.pop()
@@ -349,9 +329,10 @@ def function(tokens, depth, name):
 # ---------------------------------------------------------------------------------------------------------
 # comparing values: a tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
 
+ONE = ("num", Fraction(1), 0)
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
-CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf"}
-MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
+CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf", '"deg"': "degree"}
+MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
 EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs}
 
 
@@ -364,10 +345,8 @@ def mp():
 
 
 def size(x):
-    """How many bits it takes to write x."""
-    if isinstance(x, Fraction):
-        return x.numerator.bit_length() + x.denominator.bit_length()
-    return abs(mp().mag(x)) if x and mp().isfinite(x) else 0
+    """How many bits it takes to write a Fraction."""
+    return x.numerator.bit_length() + x.denominator.bit_length()
 
 
 def value(node, env, work):
@@ -395,7 +374,7 @@ def value(node, env, work):
         result = (-1) ** (y.numerator % 2) * mp().power(-x, y)  # the real root
     else:
         result = getattr(mp(), MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
-    if size(result) > MAX_BITS or not isinstance(result, Fraction) and (mp().isnan(result) or env and mp().im(result)):
+    if size(result) > MAX_BITS if isinstance(result, Fraction) else mp().isnan(result) or env and mp().im(result):
         raise ValueError("too large, undefined, or beyond the reals")
     return result
 
@@ -405,6 +384,19 @@ def names(node):
     if node[:1] == ("name",):
         return {node[1]} - CONSTANTS.keys()
     return set().union(*(names(part) for part in node if isinstance(part, tuple)))
+
+
+def without_units(node):
+    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
+    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
+        return ONE
+    if node[0] not in ("*", "/", "+", "neg"):
+        return node
+    parts = [*map(without_units, node[1:])]
+    if node[0] == "*" or node[0] == "/" and parts[1] == ONE:  # 60 km/h
+        parts = [part for part in parts if part != ONE] or [ONE]
+        return (node[0], *parts) if len(parts) > 1 else parts[0]
+    return (node[0], *parts)
 
 
 def at_points(a, b, work):
@@ -427,7 +419,11 @@ def close(x, y):
 
 
 def same_value(a, b, work):
-    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
+    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding. What has
+    no unit equals what has one."""
+    x, y = without_units(a), without_units(b)
+    if (x == a) != (y == b) and "name" not in (a[0], b[0]):
+        a, b = x, y
     if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
         return a[1] * b[1] >= 0 and -1 <= 2 * (abs(a[1]) - abs(b[1])) * 10 ** b[2] < 1
     pairs = [*at_points(a, b, work)]
@@ -439,10 +435,10 @@ def same_value(a, b, work):
 
 
 def proportional(a, b, work):
-    """Whether two equations or inequalities are one but for a constant factor (positive for the latter)."""
-    (_, (sign,), (w, x)), (_, (other,), (y, z)) = a, b
+    """Whether two equations, or inequalities with one sign, are one but for a constant factor (positive for these)."""
+    (_, (sign,), (w, x)), (_, _, (y, z)) = a, b
     pairs = [*at_points(("+", w, ("neg", x)), ("+", y, ("neg", z)), work)]
-    if sign != other or len(pairs) < 2 or not all(p and q for p, q in pairs):
+    if len(pairs) < 2 or not all(p and q for p, q in pairs):
         return False
     ratios = [mp().convert(p) / mp().convert(q) for p, q in pairs]
     return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)
@@ -492,18 +488,17 @@ def same(a, b, work):
     work[0] -= 1
     a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
     kinds = {a[0], b[0]}
-    if a == b or work[0] < 0:
+    if a == b or work[0] < 0 or "text" in kinds:
         return a == b and a != ("text", "")
-    if kinds & {"unit", "deg"}:
-        (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t[1], "deg") if t[0] == "deg" else (t, "") for t in (a, b))
-        return (not u or not v or u == v) and same(x, y, work)
+    if kinds == {"rel"} and a[1] != b[1]:
+        return states(a, lambda x: states(b, lambda y: same(x, y, work)))
+    if kinds == {"rel"}:  # f(x) = 2x is y = 2x, but x = 5 is not y = 5
+        alike = (same(p, q, work) or is_label(p) and is_label(q) and {p[0], q[0]} != {"name"} for p, q in zip(a[2], b[2]))
+        return all(alike) or len(a[1]) == 1 and proportional(a, b, work)
     if "rel" in kinds:
-        x, y = (meaning(t, a[0] != b[0]) if t[0] == "rel" else (None, t) for t in (a, b))
-        if a[0] == b[0] and not (x and y and (x[0] == y[0] or {x[0][0], y[0][0]} != {"name"})):
-            return len(a[1]) == len(b[1]) == 1 and proportional(a, b, work)
-        return bool(x and y) and same(x[1], y[1], work)
+        return states(a, lambda x: same(x, b, work)) if a[0] == "rel" else states(b, lambda x: same(a, x, work))
     if "seq" not in kinds:
-        return "text" not in kinds and same_value(a, b, work)
+        return same_value(a, b, work)
     if a[0] != b[0] or len(a[3]) != len(b[3]):
         return False
     (_, *ends_a, x), (_, *ends_b, y) = a, b
@@ -522,26 +517,24 @@ def same(a, b, work):
 
 
 def is_label(node):
-    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, \Delta p, (x, y), words; no product that x, y or z leads."""
-    parts = node[3] if node[0] == "seq" else [x[1] if x[0] == "^" else x for x in node[1:]] if node[0] == "*" else [node]
-    simple = bool(names(node)) and all(part[0] in ("name", "seq") for part in parts)
-    return node[0] == "text" or simple and not (node[0] == "*" and parts[0][1] in "xyz")
+    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a word; but no product that x, y or z leads."""
+    parts = node[1:] if node[0] == "*" else node[3] if node[0] == "seq" else [node]
+    heads = [part[1] if part[0] == "^" and node[0] == "*" else part for part in parts]  # f^{-1}(x)
+    return bool(names(node)) and all(head[0] in ("name", "seq") for head in heads) and not (
+        node[0] == "*" and heads[0][1] in "xyz")
 
 
-def meaning(node, alone=False):
-    """(label, value) of x = 5, 5 = x and 2 + 3 = 5, (x, interval) of x < 2 and 0 < x <= 1; else None.
-    alone: no equation is asked for, so that a + b = 5 is 5, but the plane x + y = 5 is not."""
-    signs, sides = node[1:]
-    if set(signs) == {"="}:
-        label, result = (sides[-1], sides[0]) if is_label(sides[-1]) and not is_label(sides[0]) else (sides[0], sides[-1])
-        if not names(node) and label[0] != "text":
-            return (("text", ""), result) if all(same(x, result, [200]) for x in sides) else None
-        sound = not names(label) & names(result) if label[0] == "name" else is_label(label) or (
-            alone and not names(result) and not names(label) & {"x", "y", "z"})
-        return (label, result) if sound else None
+def states(relation, equal):
+    """Whether x = 5, 5 = x, 2 + 3 = 5 or a + b = 5 states 5, and x < 2 or 0 < x <= 1 an interval.
+    equal: tells whether a tree is the other answer. The plane x + y = 5 does not state 5."""
+    _, signs, sides = relation
+    if "=" in signs:
+        rest = [side for side in sides if not equal(side)]
+        return len(rest) < len(sides) and {*signs} == {"="} and all(
+            is_label(side) or names(side) and not names(side) & {"x", "y", "z"} for side in rest)
     if len(signs) == 1:
         infinity, left = ("name", r"\infty"), sides[0][0] == "name" and not names(sides[1])
-        signs, sides = (["<", *signs], [("neg", infinity), *sides]) if left else ([*signs, "<"], [*sides, infinity])
+        signs, sides = (("<", *signs), (("neg", infinity), *sides)) if left else ((*signs, "<"), (*sides, infinity))
     if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
-        return None
-    return sides[1], ("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2]))
+        return False
+    return equal(("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2])))
