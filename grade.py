@@ -13,6 +13,7 @@ that rounds to a gold decimal of fewer digits is right, and one of ten digits or
 """
 import functools
 import math
+import operator
 import re
 import threading
 import unicodedata
@@ -90,8 +91,8 @@ def tidy(text):
 # reading: text -> one spelling
 
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ", "\f": r"\f",
-    "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
+    **dict.fromkeys("−–—‒", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
+    "\f": r"\f", "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
 RULES = [(re.compile(pattern), new) for pattern, new in [
     # layout, brackets
     (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
@@ -115,7 +116,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     # words, currencies
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
     (r"(?i)\b([ap])\.\s?m\b\.?", r"\1m"),
-    (r"(?<=\d)\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+)$", r"\\text{\1}"),  # 5 m, 60 km/h; but 5m is a product
+    (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+|(?!(?:pi|and|or)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2,}[a-z ]*)$",
+     r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
     (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
     (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
@@ -133,6 +135,8 @@ def respell(text):
     text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
     text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
     text = unicodedata.normalize("NFKC", text).translate(SYMBOLS)
+    if len(text) > MAX_CHARS:
+        raise ValueError("too long")
     if r"\begin" not in text or r"\\begin" in text:  # escaped twice: no rows end in \\ here
         text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
     for pattern, new in RULES:
@@ -157,16 +161,16 @@ SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per  ^ *
     \csc csc  \ln ln \log log  \lg lg  \exp exp""")
 UNITS = table("""cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre  m meter metre
     inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce  l liter litre
-    ml milliliter  s sec second  min minute mins  h hr hour hrs  n newton  j joule  w watt  v volt  c celsius  f fahrenheit
-    am  pm  st nd rd th""")
+    ml milliliter  s sec second  min minute mins  h hr hour hrs  n newton  j joule  w watt  v volt  c celsius
+    f fahrenheit  am  pm  st nd rd th""")
 BASES = table("2 two  3 three  4 four  5 five  6 six  7 seven  8 eight  9 nine  10 ten  12 twelve  16 sixteen")
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 for place, word in enumerate(GREEK):
     SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
-TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\. | [^\W\d_]+
+TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\.
     | _\s*(?:\{(?:[^{}]|\{[^{}]*\})*\} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S)              # a subscript is one token
-    | \*\* | [<>=!:]= | =< | \S)""")
+    | [^\W\d_]+ | \*\* | [<>=!:]= | =< | \S)""")
 END = " end"
 
 
@@ -180,7 +184,7 @@ def tokenize(text):
             tokens.append("_" + BASES.get(subscript, subscript))
         elif word in SAME or not word.isalpha():
             tokens.append(SAME.get(word, token))
-        elif len(token) > 1 and (word in UNITS or len(word) > 1 and (len(token) > 3 or len(token) > 2 and token.istitle())):
+        elif len(token) > 1 and word in UNITS or len(word) > 1 and len(token) > (2 if token.istitle() else 3):
             tokens.append(f'"{UNITS.get(word) or UNITS.get(word.rstrip("s")) or word.rstrip("s")}"')
         else:
             tokens += [SAME.get(letter, letter) for letter in token.strip('"')]
@@ -190,8 +194,6 @@ def tokenize(text):
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     try:
-        if len(text) > MAX_CHARS:
-            raise ValueError("too long")
         text = respell(text)
         words = re.sub(r'[{}"\s]+', " ", text).strip().lower()
         if re.fullmatch("[a-z ]+", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
@@ -226,11 +228,12 @@ def read_number(text: str) -> Fraction | None:
 FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
 PREFIXES = FUNCTIONS | {r"\abs", r"\sqrt", r"\frac", r"\binom"}
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
+ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
 LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER, MARK = range(1, 9)
-LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT,
-          **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK}
+LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT,
+          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK}
 
 
 def level(token):
@@ -278,10 +281,10 @@ def chain(node, tokens, depth, binding):
         parts.append(right)
     if binding == LIST:
         return "seq", "", "", tuple(parts)
-    if binding == RELATION and signs[0][0] == ">":  # x > 2 is 2 < x
-        signs, parts = [sign.replace(">", "<") for sign in signs[::-1]], parts[::-1]
-    return ("rel", tuple(signs), tuple(parts)) if binding == RELATION else (
-        "+" if binding == SUM else "*", *parts) if len(parts) > 1 else parts[0]
+    if binding == RELATION:
+        turn = -1 if signs[0][0] == ">" else 1  # x > 2 is 2 < x
+        return "rel", tuple(sign.replace(">", "<") for sign in signs[::turn]), tuple(parts[::turn])
+    return ("+" if binding == SUM else "*", *parts) if len(parts) > 1 else parts[0]
 
 
 def atom(tokens, depth):
@@ -308,7 +311,7 @@ def atom(tokens, depth):
 
 
 def function(tokens, depth, name):
-    r"""\frac{1}{2}, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
+    r"""\frac{1}{2}, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
     if name in (r"\frac", r"\binom"):
         return name.replace(r"\frac", "/"), atom(tokens, depth), atom(tokens, depth)
     exponent = base = None
@@ -319,7 +322,7 @@ def function(tokens, depth, name):
         else:
             base = parse(tokenize(token[1:]), depth)
     if name == r"\sqrt":
-        return "^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), base or ("num", Fraction(2), 0))
+        return "^", atom(tokens, depth), ("/", ONE, base or TWO)
     node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, CALL)
     if exponent == ("num", -1, 0):
         return r"\arc" + name[1:], node
@@ -329,11 +332,10 @@ def function(tokens, depth, name):
 # ---------------------------------------------------------------------------------------------------------
 # comparing values: a tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
 
-ONE = ("num", Fraction(1), 0)
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
 CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf", '"deg"': "degree"}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
-EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs}
+EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
 
 
 @functools.cache
@@ -359,8 +361,9 @@ def value(node, env, work):
         return env[parts[0]] if parts[0] in env else getattr(mp(), CONSTANTS[parts[0]]) * 1
     args = [value(part, env, work) for part in parts]
     x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
-    work[0] -= 1 + (sum(map(size, args)) // 300 if exact else 80 if kind in ("!", r"\binom") else 10)
-    if work[0] < 0 or exact and kind == "^" and y.denominator == 1 and abs(y) * (size(x) - 2) > MAX_BITS:
+    bits = sum(map(size, args)) if exact else 0
+    work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else 1 if exact and kind in EXACT else 10)
+    if work[0] < 0 or bits > 2 * MAX_BITS or exact and kind == "^" and abs(y) * (size(x) - 2) > MAX_BITS:
         raise OverflowError("too much work")
     if kind in EXACT:
         result = EXACT[kind](*(args if exact else map(mp().convert, args)))
@@ -402,8 +405,8 @@ def without_units(node):
 def at_points(a, b, work):
     """The values of two trees side by side, at every fixed point of their variables where both are defined."""
     variables = sorted(names(a) | names(b))
-    for row, scale in enumerate((7, 13, 97, 1, -11) if variables else (1,)):  # positive, in (0, 1), whole, negative
-        env = {name: Fraction(17 + 6 * i + 11 * row, scale) for i, name in enumerate(variables)}
+    for row, scale in enumerate((7, 13, 103, 107, 1, -11) if variables else (1,)):  # any, in (0, 1), whole, negative
+        env = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
         try:
             yield value(a, env, work), value(b, env, work)
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
@@ -419,11 +422,7 @@ def close(x, y):
 
 
 def same_value(a, b, work):
-    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding. What has
-    no unit equals what has one."""
-    x, y = without_units(a), without_units(b)
-    if (x == a) != (y == b) and "name" not in (a[0], b[0]):
-        a, b = x, y
+    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
     if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
         return a[1] * b[1] >= 0 and -1 <= 2 * (abs(a[1]) - abs(b[1])) * 10 ** b[2] < 1
     pairs = [*at_points(a, b, work)]
@@ -435,7 +434,7 @@ def same_value(a, b, work):
 
 
 def proportional(a, b, work):
-    """Whether two equations, or inequalities with one sign, are one but for a constant factor (positive for these)."""
+    """Whether two equations, or two inequalities with one sign, are one but for a constant (there positive) factor."""
     (_, (sign,), (w, x)), (_, _, (y, z)) = a, b
     pairs = [*at_points(("+", w, ("neg", x)), ("+", y, ("neg", z)), work)]
     if len(pairs) < 2 or not all(p and q for p, q in pairs):
@@ -487,14 +486,19 @@ def same(a, b, work):
     """Whether a predicted tree equals a gold tree."""
     work[0] -= 1
     a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
+    x, y = without_units(a), without_units(b)
+    if (x == a) != (y == b) and "name" not in (a[0], b[0]):  # what has no unit equals what has one
+        a, b = x, y
     kinds = {a[0], b[0]}
     if a == b or work[0] < 0 or "text" in kinds:
         return a == b and a != ("text", "")
     if kinds == {"rel"} and a[1] != b[1]:
         return states(a, lambda x: states(b, lambda y: same(x, y, work)))
     if kinds == {"rel"}:  # f(x) = 2x is y = 2x, but x = 5 is not y = 5
-        alike = (same(p, q, work) or is_label(p) and is_label(q) and {p[0], q[0]} != {"name"} for p, q in zip(a[2], b[2]))
-        return all(alike) or len(a[1]) == 1 and proportional(a, b, work)
+        (x, *values), (y, *others) = a[2], b[2]
+        named = is_label(x) and is_label(y) and {x[0], y[0]} != {"name"} or same(x, y, work)
+        equal = named and all(same(*pair, work) for pair in zip(values, others))
+        return equal or len(a[1]) == 1 and proportional(a, b, work)
     if "rel" in kinds:
         return states(a, lambda x: same(x, b, work)) if a[0] == "rel" else states(b, lambda x: same(a, x, work))
     if "seq" not in kinds:
