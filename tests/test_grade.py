@@ -95,7 +95,7 @@ EQUAL = [
     ("(1,2),(3,4)", "(3,4), (1,2)"), (r"\emptyset", r"\varnothing"), (r"\mathbb{R}", r"(-\infty,\infty)"),
     ("100, 200, 300", "300, 200, 100"), (r"\langle 1,2\rangle", r"\left\langle 1,2\right\rangle"),
     # ratios, times, bases
-    ("3:2", "6:4"), ("3:2", "3/2"), ("5:30 p.m.", "5:30 PM"), ("12_8", "12_{8}"), ("12_8", "12"),
+    ("3:2", "6:4"), ("3:2", "3/2"), ("12_8", "12_{8}"), ("12_8", "12"),
     ("1010_2", r"1010_{\text{two}}"),
     # text
     (r"\text{Monday}", "monday"), ("Yes.", "yes"), (r"\text{even}", "Even"), (r"\textbf{Evelyn}", "Evelyn"),
@@ -113,13 +113,13 @@ EQUAL = [
     (r"\frac { 1 } { 2 }", "1/2"),
     # found while measuring
     ("p - q", "-q+p"), (r"\boxed{\text{Yes}}", "Yes"),
-    (r"\text{no solution}", r"\emptyset"), (r"\{x \mid x > 2\}", "x>2"),
+    (r"\text{no solution}", r"\emptyset"),
     (r"\vec{v}=(1,2)", "(1,2)"),
     ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     ("0.4444444444444444", "4/9"), ("0.1646090535", r"\frac{40}{243}"),
     ("25/38", "0.657894736842105"),
     (r"a+b=5", "5"), ("sin A = 8/17", "8/17"), (r"\sqrt2 \approx 1.41", r"\sqrt2"), (r"12\,34", "1234"),
-    (r"1\frac{5}{4}", "9/4"), (r"v^2_0", "v_0^2"), ("3,5", "x=3 or x=5"),
+    (r"1\frac{5}{4}", "9/4"), ("3,5", "x=3 or x=5"),
     ("USD 5", "5"),
     # the rounding rule: a longer decimal for a shorter decimal gold
     ("3.14159", "3.14"), ("2.667", "2.67"), ("-0.66667", "-0.67"), (r"66.67\%", "66.7"), ("$3.333", "3.33"),
@@ -290,7 +290,6 @@ EXTRACT = [
     ("The answer is: 42\n\nLet me know if you have 3 more questions!", "42"),
     ("<think>\\boxed{3}</think>\nThe answer is 4.", "4"), ("The answer is $1,000.", "1000"),
     ("The answer is 10% .", "10"), ("the answer is: $(1, 2)$ and $(3, 4)$.", "(1,2),(3,4)"),
-    ("Final answer: 5:30 p.m.", "5:30 pm"),
     # the second table
     (r"So the total is \(12\) apples. Therefore, the answer is \(12\).", "12"),
     ("... giving us\n\n$$x = \\boxed{\\frac{3}{4}}$$", "3/4"), (r"The final answer is: $\boxed{5}$", "5"),
