@@ -39,8 +39,8 @@ FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\
 
 
 def extract_answer(completion: str) -> str | None:
-    """The final answer of a completion: the last \\boxed{}, else what follows the last "the answer is" or ####, else the
-    last formula or number; None if there is none of them."""
+    """The final answer of a completion: the last \\boxed{}, else what follows the last "the answer is" or ####, else
+    the last formula or number; None if there is none of them."""
     text = completion[-30_000:].rpartition("</think>")[2]
     return last_boxed(text) or last_phrase(text) or last_formula(text)
 
@@ -105,17 +105,19 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"\\[lr]?vert(?![a-z])|\\\|", "|"),
     (r"\|([^|]+)\|", r" \\abs{\1}"),
     # numbers, superscripts
-    (r"(?<![\d.,(\[])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,)\]]| ?/| \d)",  # but (1,100) are two numbers
+    (r"(?<![\d.,(\[_])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,)\]]| ?/| \d)",  # but (1,100) are two numbers
      lambda m: re.sub("[, ]", "", m[0])),
     (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"),
     (r"(?:(?<=\d) +(\d+) ?/|(\d+)⁄) ?(\d+)", r"\\frac{\1\2}{\3}"),  # 1 3/4, and ½ in NFKC
+    (r"^(\d+):(\d+):(\d+)$", r"(\1,\2,\3)"),  # but 3:2 is a fraction
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),
     (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\sqrt_{\1}"),
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
     # words, currencies
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
-    (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+|(?!(?:pi|and|or)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2,}[a-z ]*)$",
-     r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
+    (r"\\circ\s*([CF])\b", r"\\text{\1}"),
+    (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
+     r"[a-z]{2,}[a-z ]*)$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
     (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
     (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
