@@ -82,9 +82,19 @@ def last_formula(text):
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
 
 
+def trim(text):
+    """Without the spaces, markdown, math delimiters, line breaks and full stops around it."""
+    before = None
+    while text != before:  # a regular expression for this takes quadratic time
+        before, text = text, text.lstrip(" \t\r\n*_`:").rstrip(" \t\r\n*_`.,;:")
+        text = text.removeprefix(r"\(").removeprefix(r"\[").removeprefix(r"\\ ")
+        text = text.removesuffix(r"\)").removesuffix(r"\]").removesuffix("\\")
+    return text
+
+
 def tidy(text):
-    """Strip what surrounds an answer: spaces, markdown, math delimiters, a full stop. None if nothing is left."""
-    text = re.sub(r"^(?:\\\(|\\\[|[\s*_`:])+|(?:\\\)|\\\]|[\s*_`.,;:])+$", "", text)
+    """An answer without what surrounds it, dollar signs too. None if nothing is left."""
+    text = trim(text)
     text = text[1:-1] if text.count("$") == 2 and text[0] == text[-1] == "$" else text
     return text if re.search(r"[^\W_]|[∞∅√]", re.sub(r"\\f?box(ed)?\b", "", text)) else None
 
@@ -126,22 +136,21 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"),  # a dollar sign without a partner is a currency
     (r"(?<!\\)\$", " "),
     (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
-    (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)")]]
+    (r"(?i)^(?:the set of )?(?:all )?real numbers\W*$|^[\s{]*R[\s}.]*$", r"(-\\infty,\\infty)")]]
 
 
 def respell(text):
     """One spelling for what is written in many ways."""
     text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
     text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
-    text = unicodedata.normalize("NFKC", text).translate(SYMBOLS)
+    text = " ".join(unicodedata.normalize("NFKC", text).translate(SYMBOLS).split())
     if len(text) > MAX_CHARS:
         raise ValueError("too long")
     if r"\begin" not in text or r"\\begin" in text:  # escaped twice: no rows end in \\ here
         text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
     for pattern, new in RULES:
         text = pattern.sub(new, text)
-    return text
+    return trim(text)
 
 # ---------------------------------------------------------------------------------------------------------
 # reading: one spelling -> tokens
