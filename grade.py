@@ -23,7 +23,7 @@ from fractions import Fraction
 MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 MAX_BITS = 16_000  # of an exact number: about 4,800 digits
-MAX_WORK = 2500  # operations in one comparison
+MAX_WORK = 2000  # operations in one comparison
 
 # ---------------------------------------------------------------------------------------------------------
 # extraction
@@ -372,7 +372,7 @@ def value(node, env, work):
     args = [value(part, env, work) for part in parts]
     x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
     bits = sum(map(size, args)) if exact else 0
-    work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else 1 if exact and kind in EXACT else 10)
+    work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else len(args) if exact and kind in EXACT else 10)
     if work[0] < 0 or bits > 2 * MAX_BITS or exact and kind == "^" and abs(y) * (size(x) - 2) > MAX_BITS:
         raise OverflowError("too much work")
     if kind in EXACT:
