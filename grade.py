@@ -6,13 +6,15 @@ An answer (LaTeX or plain text) is read into a small tree of tuples and compared
 What cannot be read is compared as text. Caps on length, depth, digits and operations bound the time.
 
 Conventions. 50% is the number 50, not 0.5. A unit (currency, %, degrees, words, the base in 12_8) matters only if the
-other answer has another one. Lists and sets are unordered, tuples ordered, the brackets of intervals matter. A decimal
-that rounds to a gold decimal of fewer digits is right, and one of ten digits or more is what it rounds; 0.33 is not
-1/3. x = 5 equals 5, x < 2 equals (-oo, 2). log is the natural one, odd roots of negative numbers are real, 3:2 is 3/2,
-"1,234" is one number, "1, 234" are two. To grade another domain, replace this file.
+other answer has another one; 5 m has one, 5m is a product. Lists and sets are unordered, tuples ordered, the brackets
+of intervals matter. A decimal that rounds to a gold decimal of fewer digits is right; one of ten digits or more may be
+off in its last place; 0.33 is not 1/3. x = 5 and a + b = 5 equal 5, x < 2 equals (-oo, 2). log is the natural one, odd
+roots of negative numbers are real, 3:2 is 3/2, "1,234" is one number, "1, 234" are two. To grade another domain,
+replace this file.
 """
 import functools
 import math
+import operator
 import re
 import threading
 import unicodedata
@@ -21,341 +23,318 @@ from fractions import Fraction
 MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 MAX_BITS = 16_000  # of an exact number: about 4,800 digits
-MAX_WORK = 2500  # operations in one comparison
+MAX_WORK = 2000  # operations in one comparison
 
 # ---------------------------------------------------------------------------------------------------------
 # extraction
 
-BALANCED = functools.reduce(lambda inner, _: rf"(?:\\.|[^{{}}\\]|\{{{inner}\}})*", range(8), "")
-BOX = re.compile(rf"\\f?box(?:ed)?(?![a-z])\s*(?:\{{({BALANCED})\}}|([^\s${{}}]+))|boxed\(([^()]*)\)", re.S)
-BOX_GAP = re.compile(r"[\s$\\()]*(?:[,;]|and\b|or\b|\\text\{\s*(?:and|or)\s*\})[\s$\\(),]*(?:and\b|or\b)?[\s$\\()]*")
-PHRASE = re.compile(r"(?i)\b(?:answer|choice)\b(?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)?[\s*_]*(?:\b(?:is|was|"
-                    r"equals|(?:would|should|must) be)\b[ \t]*:?|[:=]|\n)[\s*_]*(?:\b(?:option|choice)\b)?|<answer>|####")
-SENTENCE_END = re.compile(r"(?<![ap]\.m)\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
-LETTER = re.compile(r"\b(?:[Oo]ption|[Aa]nswer|ANS(?:WER)?|[Cc]hoice)\s*:?\s*\(?([A-J])\)?\W*$|"
-                    r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\W*$")
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?! )([^$\n]+?)(?<! )\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]|((?:(?<![\w)\]])-)?"
-                     r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+|\\?%)?|\\frac\{[^{}]*\}\{[^{}]*\})", re.S)
+PHRASE = re.compile(r"""(?ix) <answer> | \#\#\#\# |
+    \b(?:answer|choice)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
+    (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
+    (?:\b(?:option|choice|therefore|thus)\b)? |
+    \b(?:answer|option|choice):?\s+ (?=\(?(?-i:[A-J])\b\)?\W*$)                               # Option C, at the end""")
+SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
+FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
+    ((?:(?<![\w)\]])-)? (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:\s?/\s?\d+|\\?%)? | \\frac\{[^{}]*\}\{[^{}]*\})""")
 
 
 def extract_answer(completion: str) -> str | None:
-    """The final answer of a completion: the last \\boxed{} (or list of them), else what follows the last "the answer
-    is" or ####, else the last formula or number; None if there is none of them."""
+    """The final answer of a completion: the last \\boxed{}, else what follows the last "the answer is" or ####, else
+    the last formula or number; None if there is none of them."""
     text = completion[-30_000:].rpartition("</think>")[2]
     return last_boxed(text) or last_phrase(text) or last_formula(text)
 
 
 def last_boxed(text):
-    starts = [m.start() for m in re.finditer(r"\\f?box|\bboxed\(", text)][-20:]
-    boxes = [m for m in (BOX.match(text, start, start + 3000) for start in starts) if m and tidy(m[m.lastindex])]
-    last = boxes[-1:]
-    for box in boxes[-2::-1]:
-        if not BOX_GAP.fullmatch(text[box.end():last[0].start()]):
-            break
-        last.insert(0, box)
-    return ", ".join(tidy(m[m.lastindex]) for m in last)
+    r"""What the last \boxed{...} or \boxed 5 holds, of those that are closed and not empty. \{ is no brace."""
+    for box in [*re.finditer(r"\\f?box(?:ed)?(?![a-z])\s*([^\s${}]*)", text)][:-20:-1]:
+        content, rest, depth = box[1], text[box.end():box.end() + 3000], 0
+        for brace in re.finditer(r"\\.|[{}]", "" if content else rest, re.S):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                content = rest[1:brace.start()]
+                break
+        if tidy(content):
+            return tidy(content)
+    return None
 
 
 def last_phrase(text):
+    """What follows "the answer is" up to the end of the sentence; the number in it, if that is a long sentence."""
+    text = re.sub(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b", r"the answer is \1", text)
     for m in [*PHRASE.finditer(text)][:-5:-1]:
         rest = text[m.end():m.end() + 3000].lstrip(" \t\n:*_")
-        block = re.match(r"(?:\$\$|\\\[)(.+?)(?:\$\$|\\\])", rest, re.S)
-        answer = tidy(block[1] if block else rest[:SENTENCE_END.search(rest + "\n").start()])
+        answer = tidy(rest[:SENTENCE_END.search(rest + "\n").start()])
         if answer:
-            return len(re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)) > 4 and last_formula(answer) or answer
+            words = re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)
+            return len(words) > 4 and last_formula(answer) or answer
     return None
 
 
 def last_formula(text):
-    """The whole text, or what follows its last "is", if that can be read; else its last formula or number."""
+    """What follows the last "is", or the whole text, if that can be read; else its last formula or number."""
     last = text.strip().rpartition("\n")[2][-300:]
-    letter = LETTER.search(last)
-    if letter:
-        return letter[1] or letter[2]
-    for part in (last if last == text.strip() else "", re.split(r"\b(?:is|are|equals|be|get)\b:?", "is " + last)[-1]):
-        if choice(part) or tidy(part) and read(part)[0] not in ("text", "seq"):
+    for part in re.split(r"\b(?:is|are|equals|be|get)\b:?", "is " + last)[-1], last if last == text.strip() else "":
+        words = re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", part)
+        if choice(part) or not words and tidy(part) and read(part)[0] not in ("text", "seq"):
             return tidy(part)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
 
 
+def trim(text):
+    """Without the spaces, markdown, math delimiters, line breaks and full stops around it."""
+    before = None
+    while text != before:  # a regular expression for this takes quadratic time
+        before, text = text, text.lstrip(" \t\r\n*_`:").rstrip(" \t\r\n*_`.,;:")
+        text = text.removeprefix(r"\(").removeprefix(r"\[").removeprefix(r"\\ ")
+        text = text.removesuffix(r"\)").removesuffix(r"\]").removesuffix("\\")
+    return text
+
+
 def tidy(text):
-    """Strip what surrounds an answer: spaces, markdown, math delimiters, a full stop. None if nothing is left."""
-    text = re.sub(r"^(?:\\\(|\\\[|[\s*_`:])+|(?:\\\)|\\\]|[\s*_`.,;:])+$", "", text)
+    """An answer without what surrounds it, dollar signs too. None if nothing is left."""
+    text = trim(text)
     text = text[1:-1] if text.count("$") == 2 and text[0] == text[-1] == "$" else text
     return text if re.search(r"[^\W_]|[∞∅√]", re.sub(r"\\f?box(ed)?\b", "", text)) else None
 
 # ---------------------------------------------------------------------------------------------------------
-# reading: text -> one spelling -> tokens
+# reading: text -> one spelling
+
+SYMBOLS = str.maketrans({
+    **dict.fromkeys("−–—‒", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
+    "\f": r"\f", "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
+RULES = [(re.compile(pattern), new) for pattern, new in [
+    # layout, brackets
+    (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
+     lambda m: "([" + m[1].replace("&", ",").replace(r"\\", "],[") + "])"),  # a matrix is a tuple of its rows
+    (r"(?:\bMatrix\()?\[\s*\[(.*)\]\s*\]\)?", r"([\1])"),
+    (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
+    (r"(?<!\\)\\(?:[()\[\],;:! ]|(?:begin|end|hspace|phantom)\s*\{[^{}]*\}|(?:left|right|[bB]igg?[lr]?|displaystyle|"
+     r"noindent|rm|bf|f?box(?:ed)?|boldsymbol|vec|math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?)", " "),
+    (r"\\[lr]?vert(?![a-z])|\\\|", "|"),
+    (r"\|([^|]+)\|", r" \\abs{\1}"),
+    # numbers, superscripts
+    (r"(?<![\d.,(\[_])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,)\]]| ?/| \d)",  # but (1,100) are two numbers
+     lambda m: re.sub("[, ]", "", m[0])),
+    (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"),
+    (r"(?:(?<=\d) +(\d+) ?/|(\d+)⁄) ?(\d+)", r"\\frac{\1\2}{\3}"),  # 1 3/4, and ½ in NFKC
+    (r"^(\d+):(\d+):(\d+)$", r"(\1,\2,\3)"),  # but 3:2 is a fraction
+    (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),
+    (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\sqrt_{\1}"),
+    (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
+    # words, currencies
+    (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
+    (r"\\circ\s*([CF])\b", r"\\text{\1}"),
+    (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
+     r"[a-z]{2,}[a-z ]*)$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
+    (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
+    (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
+     lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
+    (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
+    (r"(?i)^[\s$]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
+    (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"),  # a dollar sign without a partner is a currency
+    (r"(?<!\\)\$", " "),
+    (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
+    (r"(?i)^(?:the set of )?(?:all )?real numbers\W*$|^[\s{]*R[\s}.]*$", r"(-\\infty,\\infty)")]]
+
+
+def respell(text):
+    """One spelling for what is written in many ways."""
+    text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
+    text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
+    text = " ".join(unicodedata.normalize("NFKC", text).translate(SYMBOLS).split())
+    if len(text) > MAX_CHARS:
+        raise ValueError("too long")
+    if r"\begin" not in text or r"\\begin" in text:  # escaped twice: no rows end in \\ here
+        text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
+    for pattern, new in RULES:
+        text = pattern.sub(new, text)
+    return trim(text)
+
+# ---------------------------------------------------------------------------------------------------------
+# reading: one spelling -> tokens
 
 def table(text):
     """Spellings of one thing stand together, the first is ours; two spaces part one thing from the next."""
     return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
 
 
-def quote(m):
-    r"""\text{...}: words become one token; anything else is read as if it stood there bare."""
-    words = m[1].strip()
-    return f' "{words}" ' if re.fullmatch(r"(?!and$|or$)[A-Za-z][A-Za-z.' /-]*", words) else f" {m[1]} "
-
-
-def ungroup(m):
-    """1,234 is one number; between brackets only if a group such as 000 proves that it is not two."""
-    before = m.string[:m.start()]
-    inside = sum(map(before.count, "([")) > sum(map(before.count, ")]"))
-    return m[0] if inside and not re.search("[, ]0", m[0]) else re.sub("[, ]", "", m[0])
-
-
-SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‒﹣", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "⁄": "/", "’": "'", "~": " ",
-    "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp ", "\f": r"\f", "\b": r"\b"})
-REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    (r"[¼-¾⅐-⅞]", r" {\g<0>}"), (r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}"), (r"[₀-₉]+", r"_{\g<0>}"),
-    (r"(?s).+", lambda m: unicodedata.normalize("NFKC", m[0]).translate(SYMBOLS)),
-    (r"(?s)^(?:(?!.*\\begin)|(?=.*\\\\begin)).*",  # escaped twice
-     lambda m: re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", m[0])),
-    (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # thousands
-    (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
-     lambda m: "([" + m[1].replace("&", ",").replace(r"\\", "],[") + "])"),
-    (r"(?:\bMatrix\()?\[\s*\[(.*)\]\s*\]\)?", r"([\1])"),
-    (r"(?<!\\)\\(?:[()\[\],;:! ]|(?:begin|end|hspace|vspace|phantom)\s*\{[^{}]*\}|(?:left|right|[bB]igg?[lr]?|limits|"
-     r"displaystyle|textstyle|noindent|rm|bf|f?box(?:ed)?|boldsymbol|bm|vec|math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?)",
-     " "),
-    (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"), (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
-    (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "), (r"(\^(?:\{[^{}]*\}|\w))(_(?:\{[^{}]*\}|\w))", r"\2\1"),
-    (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
-    (r"\\[lr]?vert(?![a-z])|\\mid\b|\\\|", "|"), (r"^\s*\\?\{\s*[a-z]\s*[|:](.*)\}\s*$", r"\1"),
-    (r"\|([^|]+)\|", r" \\abs{\1}"), (r"\\l(floor|ceil)\b(.*?)\\r\1\b", r"\\\1{\2}"),
-    (r",?\s*\(?\b[kmn]\s*\\in\s*\{?\s*[ZN]\b.*$", ""), (r"(?i)\b([ap])\.\s?m\b\.?|(?<=\d)\s?([ap])m\b", r' "\1\2m" '),
-    (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", lambda m: r"\frac{%d}{%d}" % (
-        int(m[1] + m[2] + m[3]) - int(m[1] + m[2] or 0), 10**len(m[2] + m[3]) - 10**len(m[2]))),
-    (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
-    (r"(?<![\\a-zA-Z])([a-zA-Z]?)(sin|cos|tan|ln|log)([a-zA-Z]?)(?![a-zA-Z])", r"\1 \2 \3"),
-    (r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|hbox|emph)\s*\{([^{}\"]*)\}", quote),
-    (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"), (r"(?<!\\)\$", " "),  # a dollar sign without a partner is a currency
-    (r"^(?:[\s*_`]|\\\\)+|(?:[\s*_`.,;:]|\\\\|(?<!\\)\\)+$", ""),
-    (r"(?i)^(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r'(?i)^"?\s*no (?:real )?solutions?\s*"?$', r"\\emptyset"),
-    (r"(?i)^(?:the set of )?(?:all )?real numbers$|^\{?\s*R\s*\}?$", r"(-\\infty,\\infty)"),
-    (r"(?<=\d)\s+([mgshLKCNJWV])$", r' "\1"'), (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
-    (r"^\s+|\s+$", ""),
-    (r"(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,]| ?/| \d)", ungroup)]]
-SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq \geqslant ≥ ⩾
-    < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace
-    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  % \% percent percentage  "deg" \circ \degree  ' \prime
-    "dollar" \$ dollar dollars usd  "euro" € \euro euro euros  "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs
-    "yen" ¥ yen  \infty inf infinity oo ∞  \emptyset \varnothing ∅  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
-    \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan
-    \sin sin  \cos cos  \tan tan  \cot cot  \sec sec  \csc csc  \ln ln \log log  \lg lg  \exp exp  i \imath""")
-UNITS = table("""deg degree degrees  cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre
-    m meter metre  inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce
-    l liter litre  ml milliliter  s sec second  min minute mins  h hr hour hrs  / per  am  pm  sq
-    unit units st nd rd th""")
+SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾
+    \geqslant  < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace
+    \} \rbrace  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  "percent" % \% percent percentage  ' \prime
+    "deg" \circ \degree deg degree degrees  "dollar" \$ dollar dollars usd  "euro" € \euro euro euros
+    "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen  \infty inf infinity oo ∞  \pi pi π
+    \phi \varphi phi φ ϕ  \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  i \imath
+    \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \sec sec
+    \csc csc  \ln ln \log log  \lg lg  \exp exp""")
+UNITS = table("""cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre  m meter metre
+    inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce  l liter litre
+    ml milliliter  s sec second  min minute mins  h hr hour hrs  n newton  j joule  w watt  v volt  c celsius
+    f fahrenheit  am  pm  st nd rd th""")
+BASES = table("2 two  3 three  4 four  5 five  6 six  7 seven  8 eight  9 nine  10 ten  12 twelve  16 sixteen")
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 for place, word in enumerate(GREEK):
     SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
-FUNCTIONS = set(r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split())
-PREFIXES = FUNCTIONS | set(r"\abs \floor \ceil \sqrt \frac \binom".split())
-NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \emptyset \angle \triangle \ell \hbar \odot \max \min".split()}
-PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
-LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "(": 2.2, "[": 3, "{": 3, "^": 4, "!": 5, '"deg"': 5, '"degrees"': 5,
-          **dict.fromkeys(FUNCTIONS, 2.2)}
+TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\.
+    | _\s*(?:\{(?:[^{}]|\{[^{}]*\})*\} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S)              # a subscript is one token
+    | [^\W\d_]+ | \*\* | [<>=!:]= | =< | \S)""")
 END = " end"
-WORDS = re.compile(r"(?=.*[A-Za-z]{2})(?!(?:[abc]{2}|[b-df-hj-np-tv-z]{2,3})$)[A-Za-z]+(?:[' -][A-Za-z]+)*")
-PROSE = re.compile(r"(?<![\\\w])([A-Za-z]{2,3}) ([A-Za-z]{2,3})\b")
-BASES = dict(two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9", ten="10")
-TOKEN = re.compile(r'\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|"[^"]*"|\\[a-zA-Z]+|\\.|[^\W\d_]+|\*\*|[<>=!:]=|=<'
-                   r'|_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\d+|"[^"]*"|\\[a-zA-Z]+|\S)|\S)')
 
 
 def tokenize(text):
-    """The tokens, last one first, so that pop() takes the next; " end" lies at the bottom. Words come in quotes."""
+    """The tokens, last one first, so that pop() takes the next; END lies at the bottom. Words come in quotes."""
     tokens = []
     for token in TOKEN.findall(text):
-        word = token.lower() if token.isalpha() and len(token) > 1 else token
-        if word in SAME or not token.isalpha():
+        word = token.strip('"').lower() if token.strip('"').isalpha() and len(token) > 1 else token
+        if token[0] == "_":
+            subscript = re.sub(r'^_\s*\{(.*)\}$|[_"\s]', r"\1", token).strip('" ')
+            tokens.append("_" + BASES.get(subscript, subscript))
+        elif word in SAME or not word.isalpha():
             tokens.append(SAME.get(word, token))
-        elif len(token) > 3 or len(token) > 1 and word in UNITS:
-            tokens.append(f'"{token}"')
+        elif len(token) > 1 and word in UNITS or len(word) > 1 and len(token) > (2 if token.istitle() else 3):
+            tokens.append(f'"{UNITS.get(word) or UNITS.get(word.rstrip("s")) or word.rstrip("s")}"')
         else:
-            tokens += [SAME.get(letter, letter) for letter in token]
+            tokens += [SAME.get(letter, letter) for letter in token.strip('"')]
     return [END, *tokens[::-1]]
 
 
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     try:
-        if len(text) > MAX_CHARS:
-            raise ValueError("too long")
-        for pattern, new in REWRITES:
-            text = pattern.sub(new, text)
-        if WORDS.fullmatch(text) and text.lower() not in SAME and " and " not in text or any(
-                not {*pair} & (SAME.keys() | UNITS.keys()) for pair in PROSE.findall(text)):
-            raise ValueError("words, not a product of letters")
-        signs = ("+-", "-+") if r"\pm" in text else ("  ",)
-        items = [tree for plus, minus in signs for tree in listing(
-            tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus)), 0, [END])[0]]
+        text = respell(text)
+        words = re.sub(r'[{}"\s]+', " ", text).strip().lower()
+        if re.fullmatch("[a-z ]+", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
+            if words not in SAME and re.search("[a-z][aeiou]|[aeiou][a-z]", words):
+                raise ValueError("words with a vowel are no product of letters")
+        items = []
+        for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
+            tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
+            tree = parse(tokens, 0)
+            if tokens != [END]:
+                raise ValueError(tokens[-1])
+            items += tree[3] if tree[:2] == ("seq", "") else [tree]
         items = list(dict.fromkeys(items)) if r"\pm" in text else items  # what holds no \pm is not two
-        if not items:
-            raise ValueError("nothing")
         return items[0] if len(items) == 1 else ("seq", "", "", tuple(items))
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
-        return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\bthe\b", " ", text).split())
+        return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
 
 
 def read_number(text: str) -> Fraction | None:
     """The exact value of one plain number (decimal, fraction, mixed, with currency, % or unit), else None."""
-    node = read(text if ":" not in text else "")  # 3:2 is a ratio or a time
-    node = node[1] if node[0] == "unit" else node
+    node = without_units(read(text if ":" not in text else ""))  # 3:2 is a ratio or a time
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
-    (x, _), (y, _) = map(decimal, node[1:] if node[0] == "/" else (node, ("num", 1, 0)))
-    return sign * x / y if x is not None and y else None
+    top, bottom = node[1:] if node[0] == "/" else (node, ("num", 1, 0))
+    return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
 # ---------------------------------------------------------------------------------------------------------
 # reading: tokens -> tree, by recursive descent. Trees are
-# ("num", Fraction, places) ("name", "x") (operator, *operands) ("seq", "(", "]", items), "" for a bare list
-# ("unit", tree, "cm") ("rel", signs, sides) ("text", words)
+# ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
+# ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
-
-def listing(tokens, depth, closers):
-    """The items between commas and the bracket that closes them."""
-    items = []
-    while tokens[-1] not in closers:
-        items.append(item(tokens, depth))
-        if tokens[-1] == ",":
-            tokens.pop()
-        elif tokens[-1] not in closers:
-            raise ValueError(tokens[-1])
-    return tuple(items), tokens.pop()
-
-
-def item(tokens, depth):
-    """An expression with its unit, or words, or a chain of these joined by = < > and their like."""
-    sides, signs = [], []
-    while len(sides) == len(signs):
-        words = []
-        while len(tokens[-1]) > 3 and tokens[-1][0] == '"':
-            words.append(tokens.pop().strip('"').lower())
-        node = ("text", " ".join(words)) if words else parse(tokens, depth)
-        marks = unit(tokens)
-        if node[0] in ("deg", "unit"):
-            node, marks = node[1], " ".join([*(node[2:] or ["deg"]), marks]).strip()
-        sides.append(("unit", node, marks) if marks else node)
-        if tokens[-1] in ("=", "<", ">", "<=", ">=", "!="):
-            signs.append(tokens.pop())
-    return ("rel", tuple(signs), tuple(sides)) if signs else sides[0]
-
-
-def unit(tokens):
-    """The words and marks after a quantity, in one spelling: "square centimeters" is cm^2, "per" is /."""
-    words = []
-    while tokens[-1][0] in '"%/' or words and (tokens[-1].isalpha() or tokens[-1] == "^"):
-        token = tokens.pop()
-        if token == "^":
-            words[-1] += f"^{atom(tokens, 0)[1]}"
-        else:
-            words += token.strip('"').lower().replace("/", " / ").replace(".", "").split()
-    words = [UNITS.get(w) or UNITS.get(w.rstrip("s")) or w.rstrip("s") for w in words]
-    text = " ".join(w for w in words if w not in ("unit", "of", "the", "a"))
-    return re.sub(r"\b(sq|square|cubic) (\w+)", lambda m: m[2] + ("^3" if m[1] == "cubic" else "^2"), text)
+FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
+PREFIXES = FUNCTIONS | {r"\abs", r"\sqrt", r"\frac", r"\binom"}
+NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
+ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
+PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
+# how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
+LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER, MARK = range(1, 9)
+LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT,
+          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK}
 
 
 def level(token):
-    """How tightly what follows an operand binds: sums 1, products 2, products without a sign 3, powers 4, marks 5."""
-    operand = token[0].isalnum() or token[0] == "." or token in NAMES or token in PREFIXES
-    return LEVELS.get(token) or (3 if operand else 5 if token[0] == "_" else 0)
+    """How tightly a token binds to the operand before it, 0 if not at all."""
+    operand = token[0].isalnum() or token[0] in '."' or token in NAMES or token in PREFIXES
+    return LEVELS.get(token) or (BESIDE if operand else MARK if token[0] == "_" else 0)
 
 
 def parse(tokens, depth, above=0):
-    """An expression of all operators that bind more tightly than `above`."""
+    """An expression of all that binds more tightly than `above`."""
     if tokens[-1] in ("+", "-") and depth < MAX_DEPTH:
-        sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, 2))
-        node = node if sign == "+" else ("neg", node)
+        sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, PRODUCT))
+        if sign == "-":
+            node = ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
     else:
         node = atom(tokens, depth)
-    while (binding := level(tokens[-1])) > above and not (tokens[-1] == "/" and tokens[-2][0] == '"'):
-        token = tokens.pop() if binding in (2, 4, 5) else ""  # a sign belongs to what follows
-        if token[:1] == "_":
-            node = ("unit", node, "base " + subscript(token))
-        elif binding == 5:
-            node = ("!" if token == "!" else "deg", node)
-        elif token in ("/", "^"):
+    while (binding := level(tokens[-1])) > above:
+        if binding == MARK:
+            mark = tokens.pop()
+            node = ("!", node) if mark == "!" else ("*", node, ("name", f'"base {mark[1:]}"'))
+        elif tokens[-1] in ("/", "^"):
             depth += 1  # bounds the chain a/b/c
-            node = (token, node, parse(tokens, depth, 3.5 if token == "^" else 3))
+            node = (tokens.pop(), node, parse(tokens, depth, BESIDE))
         else:
-            kind, right = "+" if binding == 1 else "*", parse(tokens, depth, 1 if binding == 1 else 3)
-            terms = node[1:] if node[0] == kind else (node,)  # long sums stay flat
-            node = (kind, *(mixed(terms, right, tokens, depth) if binding in (2.2, 3) else (*terms, right)))
-            node = node[1] if len(node) == 2 else node
+            node = chain(node, tokens, depth, binding)
     return node
 
 
-def mixed(factors, right, tokens, depth):
-    r"""The factors with one more; 1 3/4 and 1\frac34 are a sum. No other two numbers stand side by side."""
-    *rest, last = factors
-    if last[0] == right[0] == "num":
-        if tokens.pop() != "/":
-            raise ValueError("two numbers")
-        right = ("/", right, parse(tokens, depth, 3))
-    if last[0] == "num" and last[1].denominator == 1 and right[0] == "/" and right[1][0] == right[2][0] == "num":
-        return *rest, ("num", last[1] + right[1][1] / right[2][1], None)
-    return *factors, right
-
-
-def subscript(token):
-    text = re.sub(r'[_{}"\s]', "", token)
-    return BASES.get(text, text)
+def chain(node, tokens, depth, binding):
+    r"""A list, a chain of relations, a sum or a product from its first part on, which stay flat however long they are.
+    A whole number and a \frac beside it are a mixed number."""
+    signs, parts = [], [node]
+    while level(tokens[-1]) == binding and tokens[-1] != "/":
+        if binding in (LIST, RELATION, PRODUCT):
+            signs.append(tokens.pop())  # but the sign of a summand belongs to the summand
+        first, last = tokens[-1], parts[-1]
+        if binding == LIST and first in (END, ")", "]", "}", r"\}"):
+            break
+        right = parse(tokens, depth, binding)
+        two_numbers = last[0] == "num" and first[0].isdigit()
+        word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE
+        if binding == BESIDE and two_numbers or binding in (CALL, BESIDE) and word_first:  # "room 5", "print(42)"
+            raise ValueError("two numbers, or a word before a number")
+        if binding == BESIDE and first == r"\frac" and last[0] == right[1][0] == right[2][0] == "num" and last[2] == 0:
+            right = ("num", parts.pop()[1] + right[1][1] / right[2][1], None)
+        parts.append(right)
+    if binding == LIST:
+        return "seq", "", "", tuple(parts)
+    if binding == RELATION:
+        turn = -1 if signs[0][0] == ">" else 1  # x > 2 is 2 < x
+        return "rel", tuple(sign.replace(">", "<") for sign in signs[::turn]), tuple(parts[::turn])
+    return ("+" if binding == SUM else "*", *parts) if len(parts) > 1 else parts[0]
 
 
 def atom(tokens, depth):
-    """A number, a bracket, a function with its argument, a name."""
-    token = tokens.pop()
+    """A number, a bracket, a function with its argument, a name or word."""
     if depth > MAX_DEPTH:
         raise ValueError("too deep")
+    token = tokens.pop()
     if token[0].isdigit() or token[0] == ".":
-        mantissa, _, exponent = token.lower().partition("e")
-        if len(exponent) > 4:
-            raise ValueError(token)
-        return "num", Fraction(token), None if exponent else len(mantissa.partition(".")[2])
+        return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
     if token in PAIRS:
-        items, closer = listing(tokens, depth + 1, PAIRS[token])
-        if len(items) == 1 and token + closer in ("()", "[]", "{}"):
-            return items[0]
-        if len(items) < 2 and token != r"\{":
-            raise ValueError(token)
+        tree = ("seq", "", "", ()) if tokens[-1] in PAIRS[token] else parse(tokens, depth + 1)
+        items, closer = tree[3] if tree[:2] == ("seq", "") else (tree,), tokens.pop()
+        if closer not in PAIRS[token] or len(items) < 2 and token + closer not in ("()", "[]", "{}", r"\{\}"):
+            raise ValueError(closer)
         ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
-        return "seq", *ends, items
-    if token == r"\emptyset":
-        return "seq", "{", "}", ()
+        return tree if len(items) == 1 and token != r"\{" else ("seq", *ends, items)
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
-    name = token.strip('"')
-    if token not in NAMES and not (len(name) == 1 and name.isalpha()):
+    if token not in NAMES and token[0] != '"' and not (len(token) == 1 and token.isalpha()):
         raise ValueError(token)
     while tokens[-1][0] in "_'":
-        mark = tokens.pop()
-        name += mark if mark == "'" else "_" + subscript(mark)
-    return "name", name
+        token += tokens.pop()
+    return "name", token
 
 
 def function(tokens, depth, name):
-    r"""\frac{1}{2}, sin x, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
+    r"""\frac{1}{2}, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
     if name in (r"\frac", r"\binom"):
         return name.replace(r"\frac", "/"), atom(tokens, depth), atom(tokens, depth)
-    if name == r"\sqrt":
-        root = atom(tokens, depth) if tokens[-1] == "[" else ("num", Fraction(2), 0)
-        return "^", atom(tokens, depth), ("/", ("num", Fraction(1), 0), root)
     exponent = base = None
     while tokens[-1][0] in "^_":
         token = tokens.pop()
         if token == "^":
-            exponent = parse(tokens, depth, 5)
+            exponent = parse(tokens, depth, MARK)
         else:
-            base = item(tokenize(token[1:]), depth)
-    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, 2.5)
-    if exponent == ("neg", ("num", 1, 0)):
+            base = parse(tokenize(token[1:]), depth)
+    if name == r"\sqrt":
+        return "^", atom(tokens, depth), ("/", ONE, base or TWO)
+    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, CALL)
+    if exponent == ("num", -1, 0):
         return r"\arc" + name[1:], node
     node = ("/", (name, node), (name, base)) if base else (name, node)
     return ("^", node, exponent) if exponent else node
@@ -364,14 +343,9 @@ def function(tokens, depth, name):
 # comparing values: a tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
 
 LOCK = threading.Lock()  # contexts of mpmath share its cached constants
-CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf"}
-MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10", "deg": "radians"}
-EXACT = {  # None where the result is not exact
-    "+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": lambda x, y: x / y, "neg": lambda x: -x, r"\abs": abs,
-    r"\floor": lambda x: Fraction(math.floor(x)), r"\ceil": lambda x: Fraction(math.ceil(x)),
-    "!": lambda n: Fraction(math.factorial(int(n))) if natural(n) else None,
-    r"\binom": lambda n, k: Fraction(math.comb(int(n), int(k))) if natural(n, k) else None,
-    "^": lambda x, y: x ** int(y) if y.denominator == 1 and abs(y) * (size(x) - 2) <= MAX_BITS else None}
+CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf", '"deg"': "degree"}
+MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
+EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
 
 
 @functools.cache
@@ -383,17 +357,8 @@ def mp():
 
 
 def size(x):
-    if isinstance(x, Fraction):
-        return x.numerator.bit_length() + x.denominator.bit_length()
-    return abs(mp().mag(x)) if x and mp().isfinite(x) else 0
-
-
-def natural(*numbers):
-    return all(x.denominator == 1 and 0 <= x <= 1500 for x in numbers)
-
-
-def inexact(x):
-    return mp().mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+    """How many bits it takes to write a Fraction."""
+    return x.numerator.bit_length() + x.denominator.bit_length()
 
 
 def value(node, env, work):
@@ -405,32 +370,26 @@ def value(node, env, work):
     if kind == "name":
         return env[parts[0]] if parts[0] in env else getattr(mp(), CONSTANTS[parts[0]]) * 1
     args = [value(part, env, work) for part in parts]
-    exact = all(isinstance(x, Fraction) for x in args)
-    work[0] -= 1 + (sum(map(size, args)) // 300 if exact else 80 if kind in ("!", r"\binom") else 10)
-    if work[0] < 0:
+    x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
+    bits = sum(map(size, args)) if exact else 0
+    work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else len(args) if exact and kind in EXACT else 10)
+    if work[0] < 0 or bits > 2 * MAX_BITS or exact and kind == "^" and abs(y) * (size(x) - 2) > MAX_BITS:
         raise OverflowError("too much work")
-    result = EXACT[kind](*args) if exact and kind in EXACT else None
-    result = approximate(kind, args) if result is None else result
-    if size(result) > MAX_BITS or not isinstance(result, Fraction) and (
-            mp().isnan(result) or env and mp().im(result)):
+    if kind in EXACT:
+        result = EXACT[kind](*(args if exact else map(mp().convert, args)))
+    elif exact and kind == "^" and y.denominator == 1:
+        result = x ** int(y)
+    elif exact and kind in ("!", r"\binom") and all(n.denominator == 1 and 0 <= n <= 1500 for n in args):
+        result = Fraction((math.factorial if kind == "!" else math.comb)(*map(int, args)))
+    elif kind != r"\ln" and mp().isfinite(y) and abs(y) > 1e9:
+        raise OverflowError(kind)
+    elif kind == "^" and isinstance(y, Fraction) and y.denominator % 2 and not mp().im(x) and mp().re(x) < 0:
+        result = (-1) ** (y.numerator % 2) * mp().power(-x, y)  # the real root
+    else:
+        result = getattr(mp(), MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
+    if size(result) > MAX_BITS if isinstance(result, Fraction) else mp().isnan(result) or env and mp().im(result):
         raise ValueError("too large, undefined, or beyond the reals")
     return result
-
-
-def approximate(kind, args):
-    x, sign = args[-1], 1
-    if kind == "^" and isinstance(x, Fraction):
-        base = inexact(args[0])
-        if isinstance(args[0], Fraction) and x.denominator == 1:
-            raise OverflowError("too many digits")
-        if x.denominator % 2 and not mp().im(base) and base < 0:  # the real root
-            args, sign = [-base, x], (-1) ** (x.numerator % 2)
-    args = [inexact(x) for x in args]
-    if kind in ("+", "*", "/", "neg", r"\abs"):
-        return EXACT[kind](*args)
-    if kind != r"\ln" and mp().isfinite(args[-1]) and abs(args[-1]) > 1e9:
-        raise OverflowError(kind)
-    return sign * getattr(mp(), MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
 
 
 def names(node):
@@ -440,71 +399,65 @@ def names(node):
     return set().union(*(names(part) for part in node if isinstance(part, tuple)))
 
 
+def without_units(node):
+    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
+    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
+        return ONE
+    if node[0] not in ("*", "/", "+", "neg"):
+        return node
+    parts = [*map(without_units, node[1:])]
+    if node[0] == "*" or node[0] == "/" and parts[1] == ONE:  # 60 km/h
+        parts = [part for part in parts if part != ONE] or [ONE]
+        return (node[0], *parts) if len(parts) > 1 else parts[0]
+    return (node[0], *parts)
+
+
 def at_points(a, b, work):
     """The values of two trees side by side, at every fixed point of their variables where both are defined."""
     variables = sorted(names(a) | names(b))
-    for row in range(6 if variables else 1):
-        env = {}  # rows 0 and 1 are positive, 2 in (0, 1), 3 whole numbers, 4 negative, 5 of mixed signs
-        for i, name in enumerate(variables):
-            x = Fraction(17 + 6 * i + 11 * row, (7, 13, 79 + 7 * i, 1, 11, 19)[row])
-            env[name] = -x if row == 4 or row == 5 and i % 2 == 0 else x
+    for row, scale in enumerate((7, 13, 103, 107, 1, -11) if variables else (1,)):  # any, in (0, 1), whole, negative
+        env = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
         try:
             yield value(a, env, work), value(b, env, work)
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
-            continue  # undefined here, or no expression at all
+            pass  # undefined here, or no expression at all
 
 
 def close(x, y):
+    """Equal, if both are exact; else in 40 digits, or both 0 in 50."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
-    x, y = inexact(x), inexact(y)
-    scale = max(abs(x), abs(y))
-    return x == y or mp().isfinite(scale) and abs(x - y) <= max(scale * mp().mpf(10) ** -40, mp().mpf(10) ** -50)
-
-
-def decimal(node):
-    """(value, digits after the point) of a plain number."""
-    if node[0] == "neg" and node[1][0] == "num":
-        return -node[1][1], node[1][2]
-    return node[1:] if node[0] == "num" else (None, None)
-
-
-def printed(node, y):
-    """Whether a decimal of ten digits or more is y as a program prints it."""
-    x, places = decimal(node)
-    digits = len(str(abs(x) * 10**places)) if places else 0
-    if not 10 <= digits <= 40:
-        return False
-    error = abs(x - y if isinstance(y, Fraction) else inexact(x) - y)
-    return 2 * error * 10**places <= 1 or digits <= 17 and error * 10**16 <= 4 * abs(y)
+    x, y = mp().convert(x), mp().convert(y)
+    return x == y or abs(x - y) < max(abs(x), abs(y), 1e-10) * mp().mpf(10) ** -40
 
 
 def same_value(a, b, work):
     """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
-    (x, places), (y, gold_places) = decimal(a), decimal(b)
-    if places and gold_places and places > gold_places:
-        scale = 10**gold_places
-        return x * y >= 0 and Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) == abs(y)
+    if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
+        return a[1] * b[1] >= 0 and -1 <= 2 * (abs(a[1]) - abs(b[1])) * 10 ** b[2] < 1
     pairs = [*at_points(a, b, work)]
     if names(a) | names(b):
         return len(pairs) > 1 and all(close(*pair) for pair in pairs)
-    return bool(pairs) and (close(*pairs[0]) or printed(a, pairs[0][1]) or printed(b, pairs[0][0]))
+    if not pairs or close(*pairs[0]):
+        return bool(pairs)
+    error = abs(mp().convert(pairs[0][0]) - mp().convert(pairs[0][1]))
+    return any(node[0] == "num" and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9  # as a program prints it
+               and error * 10 ** node[2] < 0.9 for node in (a, b))
 
 
 def proportional(a, b, work):
-    """Whether two equations or inequalities are one but for a constant factor (positive for the latter)."""
-    (sign, p), (other, q) = ((s.replace(">", "<"), ("+", *((y, ("neg", x)) if s[0] == ">" else (x, ("neg", y)))))
-                             for _, (s,), (x, y) in (a, b))
-    pairs = [*at_points(p, q, work)]
-    if sign != other or len(pairs) < 2 or not all(x and y for x, y in pairs):
+    """Whether two equations, or two inequalities with one sign, are one but for a constant (there positive) factor."""
+    (_, (sign,), (w, x)), (_, _, (y, z)) = a, b
+    pairs = [*at_points(("+", w, ("neg", x)), ("+", y, ("neg", z)), work)]
+    if len(pairs) < 2 or not all(p and q for p, q in pairs):
         return False
-    ratios = [inexact(x) / inexact(y) for x, y in pairs]
+    ratios = [mp().convert(p) / mp().convert(q) for p, q in pairs]
     return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)
 
 # ---------------------------------------------------------------------------------------------------------
 # comparing answers
 
-CHOICE = re.compile(r"(?i)(?:\(([a-j])\)|([a-j])\)|(?-i:([A-Ja-d])(?:[.:]|$)))\s*(.*)", re.S)
+CHOICE = re.compile(r"(?i)(?:\(([a-j])\)|([a-j])\)|(?-i:([A-Ja-d])(?:[.:]|$)))(?!\s*(?:and\b|or\b|[,&]))\s*(.*)", re.S)
 
 
 def same_answer(prediction: str, answer: str, problem: str | None = None) -> bool:
@@ -545,71 +498,59 @@ def same(a, b, work):
     """Whether a predicted tree equals a gold tree."""
     work[0] -= 1
     a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
+    x, y = without_units(a), without_units(b)
+    if (x == a) != (y == b) and "name" not in (a[0], b[0]):  # what has no unit equals what has one
+        a, b = x, y
     kinds = {a[0], b[0]}
-    if a == b or work[0] < 0:
+    if a == b or work[0] < 0 or "text" in kinds:
         return a == b and a != ("text", "")
-    if "unit" in kinds:
-        (x, u), (y, v) = (t[1:] if t[0] == "unit" else (t, "") for t in (a, b))
-        few, many = sorted((set(u.split()), set(v.split())), key=len)
-        agree = not few or u == v or few < many and not re.search(r"[/^%]|base|[ap]m", u + v)
-        return agree and same(x, y, work)
+    if kinds == {"rel"} and a[1] != b[1]:
+        return states(a, lambda x: states(b, lambda y: same(x, y, work)))
+    if kinds == {"rel"}:  # f(x) = 2x is y = 2x, but x = 5 is not y = 5
+        (x, *values), (y, *others) = a[2], b[2]
+        named = is_label(x) and is_label(y) and {x[0], y[0]} != {"name"} or same(x, y, work)
+        equal = named and all(same(*pair, work) for pair in zip(values, others))
+        return equal or len(a[1]) == 1 and proportional(a, b, work)
     if "rel" in kinds:
-        x, y = (meaning(t, a[0] != b[0]) if t[0] == "rel" else (None, t) for t in (a, b))
-        if a[0] == b[0] and not (x and y and (x[0] == y[0] or {x[0][0], y[0][0]} != {"name"})):
-            return len(a[1]) == len(b[1]) == 1 and proportional(a, b, work)
-        return bool(x and y) and same(x[1], y[1], work)
-    if "seq" in kinds:
-        return a[0] == b[0] and len(a[3]) == len(b[3]) and same_items(a, b, work)
-    return "text" not in kinds and same_value(a, b, work)
-
-
-def same_items(a, b, work):
+        return states(a, lambda x: same(x, b, work)) if a[0] == "rel" else states(b, lambda x: same(a, x, work))
+    if "seq" not in kinds:
+        return same_value(a, b, work)
+    if a[0] != b[0] or len(a[3]) != len(b[3]):
+        return False
     (_, *ends_a, x), (_, *ends_b, y) = a, b
-    if {ends_a[0], ends_b[0]} <= {"", "{"}:
+    if {ends_a[0], ends_b[0]} <= {"", "{"}:  # lists and sets have no order
         rest = list(y)
         for node in x:
-            found = next((i for i, other in enumerate(rest) if same(node, other, work)), None)
+            found = next((other for other in rest if same(node, other, work)), None)
             if found is None:
                 return False
-            del rest[found]
+            rest.remove(found)
         return True
-    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and x = 1, y = 2 too
-        x, y, ends_a = in_order(x), in_order(y), ends_b
+    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and so may x = 1, y = 2, by name
+        x, y = (sorted(t, key=lambda n: str(n[2])) if all(n[0] == "rel" for n in t) else t for t in (x, y))
+        ends_a = ends_b
     return ends_a == ends_b and all(same(*pair, work) for pair in zip(x, y))
 
 
-def in_order(items):
-    """The values of x = 1, y = 2 by name; anything else as it is."""
-    pairs = dict(meaning(x) or (x, x) for x in items if x[0] == "rel" and x[1] == ("=",))
-    return [pairs[label] for label in sorted(pairs, key=str)] if len(pairs) == len(items) else items
-
-
 def is_label(node):
-    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, \Delta p, (x, y), words."""
-    if node[0] == "*":
-        head = node[1][1] if node[1][0] == "^" else node[1]
-        return head[0] == "name" and (head[1][0] in "fghmp\\" or head[1][0].isupper()) and head != node[2] and (
-            len(node) == 3 or all(x[0] == "name" for x in node[1:]))
-    parts = node[3] if node[0] == "seq" else [node]
-    return node[0] == "text" or bool(names(node)) and all(x[0] == "name" for x in parts)
+    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a word; but no product that x, y or z leads."""
+    parts = node[1:] if node[0] == "*" else node[3] if node[0] == "seq" else [node]
+    heads = [part[1] if part[0] == "^" and node[0] == "*" else part for part in parts]  # f^{-1}(x)
+    return bool(names(node)) and all(head[0] in ("name", "seq") for head in heads) and not (
+        node[0] == "*" and heads[0][1] in "xyz")
 
 
-def meaning(node, alone=False):
-    """(label, value) of x = 5, 5 = x and 2 + 3 = 5, (x, interval) of x < 2 and 0 < x <= 1; else None.
-    alone: no equation is asked for, so that a + b = 5 is 5, but the plane x + y = 5 is not."""
-    signs, sides = node[1:]
-    if set(signs) == {"="}:
-        label, result = (sides[-1], sides[0]) if is_label(sides[-1]) and not is_label(sides[0]) else (sides[0], sides[-1])
-        if not names(node) and label[0] != "text":
-            return (("text", ""), result) if all(same(x, result, [200]) for x in sides) else None
-        sound = not names(label) & names(result) if label[0] == "name" else is_label(label) or (
-            alone and not names(result) and not names(label) & {"x", "y", "z"})
-        return (label, result) if sound else None
-    if signs[0][0] == ">":
-        signs, sides = [s.replace(">", "<") for s in signs[::-1]], sides[::-1]
+def states(relation, equal):
+    """Whether x = 5, 5 = x, 2 + 3 = 5 or a + b = 5 states 5, and x < 2 or 0 < x <= 1 an interval.
+    equal: tells whether a tree is the other answer. The plane x + y = 5 does not state 5."""
+    _, signs, sides = relation
+    if "=" in signs:
+        rest = [side for side in sides if not equal(side)]
+        return len(rest) < len(sides) and {*signs} == {"="} and all(
+            is_label(side) or names(side) and not names(side) & {"x", "y", "z"} for side in rest)
     if len(signs) == 1:
         infinity, left = ("name", r"\infty"), sides[0][0] == "name" and not names(sides[1])
-        signs, sides = (["<", *signs], [("neg", infinity), *sides]) if left else ([*signs, "<"], [*sides, infinity])
+        signs, sides = (("<", *signs), (("neg", infinity), *sides)) if left else ((*signs, "<"), (*sides, infinity))
     if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
-        return None
-    return sides[1], ("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2]))
+        return False
+    return equal(("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2])))
