@@ -26,6 +26,7 @@ from grade import extract_answer, read_number, same_answer  # noqa: E402
 
 # (prediction, answer): written differently, equal
 EQUAL = [
+    ("5 million", "5{,}000{,}000"), ("$2.5$ thousand dollars", "2500"),
     # numbers
     ("1,000", "1000"), (r"10{,}000", "10000"), (r"50,\!625", "50625"), (r"10\,000", "10000"),
     ("1 000 000", "1000000"),
@@ -172,6 +173,7 @@ EQUAL = [
 
 # (prediction, answer): written alike, not equal
 DIFFERENT = [
+    ("5 million", "5"), ("3 trillion", "3 billion"),
     # numbers
     ("12", "21"), ("1000", "100"), ("1/5120", "1/28800"), ("100", "1"), ("-3", "3"), ("0", "-1"), ("1,000", "1"),
     ("0.5", "5"), ("1/2", "2"), ("2/1", "1/2"), ("11/2", "1 1/2"), ("1.0001", "1"), ("5", "5.1"), ("3", "3.14"),
