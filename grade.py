@@ -126,8 +126,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
     # words, currencies
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
-    (r"(?i)(?<=[\d}])\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion)s?\b\s*\}?",
-     lambda m: r"\cdot 10^{%d} " % POWERS[m[1].lower()]),
+    (r"(?i)(?<=[\d}])(\$?)\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion)s?\b\s*\}?",
+     lambda m: r"\cdot 10^{%d}%s " % (POWERS[m[2].lower()], m[1])),
     (r"\\circ\s*([CF])\b", r"\\text{\1}"),
     (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
      r"[a-z]{2,}[a-z ]*)$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
