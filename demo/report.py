@@ -3,11 +3,9 @@ import math
 
 import numpy as np
 
-from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, PAIRS, SAMPLED, SYSTEMS, WORLDS, Missing, read
+from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, METRICS, PAIRS, SAMPLED, SYSTEMS, WORLDS, Missing, read
 from demo.world import first_wrong_step
 
-BASELINES = ("DPO, answers apart", "DPO, shared prefix", "DPO, shared prefix, verified")
-METRICS = ("greedy", "greedy, all steps", "sampled")
 
 
 def tried(make, *args, **how):
@@ -94,12 +92,14 @@ def percent(part, whole):
 
 
 def grid_table(lab, world):
+    """Final answer / all steps on validation problems; the chosen rate and β in bold."""
     yield from header("", *(f"{lr:g}, β {beta:g}" for lr, beta in GRID))
     for system in SYSTEMS:
         found = tried(lab.grid, world, system)
         if found:
-            best = max(value for _, value in found)
-            yield row(system, *(f"**{100 * value:.1f}**" if value == best else f"{100 * value:.1f}" for _, value in found))
+            cells = [f"{100 * final:.1f} / {100 * steps:.1f}" for _, final, steps in found]
+            yield row(system, *(f"**{cell}**" if setting == lab.best(world, system) else cell
+                                for (setting, *_), cell in zip(found, cells)))
 
 
 def wording_table(lab, seeds, runs):
@@ -160,7 +160,7 @@ def report(lab, seeds, runs, variants):
     for world in WORLDS:
         lines += ["", f"### Variants, {world} world", "", *variant_table(lab, world, variants)]
     for world in WORLDS:
-        lines += ["", f"### Validation, {world} world: greedy accuracy by rate and β, SFT seed 0", "",
+        lines += ["", f"### Validation, {world} world: final answer / all steps, greedy, by rate and β, SFT seed 0", "",
                   *grid_table(lab, world)]
     spent = sum(int(mark.read_text()) for mark in lab.out.rglob("*.made"))
     lines += ["", f"{spent / 3600:.1f} CPU-hours."]

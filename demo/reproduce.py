@@ -6,8 +6,8 @@
 out: OUT/report.md and OUT/figure2.png; a folder a cell, OUT/cells/KEY, with settings.json and result.json (per-problem
      outcomes as strings of 0 and 1 in the order of test.jsonl). A cell is computed once, whatever runs ask for it.
 
-Every system gets its learning rate and β from GRID by greedy accuracy on validation problems, on the first SFT seed;
-all have the same problems, number of pairs and epochs. Test problems are looked at by `outcomes` alone.
+Every system gets its learning rate and β from GRID by greedy answers to validation problems, on the first SFT seed; all
+have the same problems, number of pairs and epochs. Test problems are looked at by `outcomes` alone.
 """
 import argparse
 import asyncio
@@ -43,6 +43,7 @@ SYSTEMS = {  # name: (rows, objective)
     "Step-DPO, verified": ("verified", "step-dpo"),
     "Step-DPO, other wording": ("worded", "step-dpo"),
 }
+METRICS = ("greedy", "greedy, all steps", "sampled")  # strings of outcomes; the first is the headline
 MAIN = "Step-DPO, verified"  # the system that is varied on the first SFT seed
 # The true next step in words that the policy knows, in an order that it never writes (table 4's out-of-distribution)
 WORDED = {"+": " Adding these makes it {} now.", "-": " Without these it goes down to {} now.",
@@ -198,15 +199,17 @@ class Lab:
         return found
 
     def best(self, world, system):
-        """(rate, β) of GRID by validation problems, on the first SFT seed."""
-        return max((setting for setting, _ in self.grid(world, system)), key=dict(self.grid(world, system)).get)
+        """(rate, β) of GRID by validation problems, on the first SFT seed: final answers and all steps count alike."""
+        return max(self.grid(world, system), key=lambda found: sum(found[1:]))[0]
 
     def grid(self, world, system):
-        """[((rate, β), share of validation problems that are right)]."""
+        """[((rate, β), share of validation problems with the final answer right, with all steps right)]."""
         kind, objective = SYSTEMS[system]
-        rows = self.rows(self.gather(world, 0), kind)
-        return [((lr, beta), share(self.cell(world, 0, rows, objective, split="validation", lr=lr, beta=beta)["greedy"]))
-                for lr, beta in GRID]
+        rows, found = self.rows(self.gather(world, 0), kind), []
+        for lr, beta in GRID:
+            cell = self.cell(world, 0, rows, objective, split="validation", lr=lr, beta=beta)
+            found.append(((lr, beta), *(cell[name].count("1") / len(cell[name]) for name in METRICS[:2])))
+        return found
 
     def system(self, world, seed, system, run):
         kind, objective = SYSTEMS[system]
@@ -238,10 +241,6 @@ class Lab:
             policy = self.made(folder, "model", lambda path: self.train(
                 path, rows, SYSTEMS[MAIN][1], policy, 0, lr=lr, beta=beta))
         return self.cell(world, 0, policy=policy)
-
-
-def share(outcomes):
-    return outcomes.count("1") / len(outcomes)
 
 
 def first_of_each(rows):
