@@ -26,7 +26,7 @@ from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encoda
                    open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
-TRIES = 6  # times the client's own 3
+TRIES = 8  # times the client's own 3
 SPENT = Counter()  # replies and tokens that this process has asked for, for whoever reports the cost
 
 

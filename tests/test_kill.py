@@ -34,7 +34,8 @@ def run_and_kill(command, folder, begun, longest, dice):
     """Run command(*flags), kill it KILLS times at random moments after it has begun(), resume it to its end."""
     for kill in range(KILLS + 1):
         before = begun()
-        process = command(*(["--resume"] if kill else []), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = command(*(["--resume"] if kill else []), cwd=folder, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE)
         while kill < KILLS and process.poll() is None and begun() == before:
             time.sleep(0.02)
         if kill < KILLS:
@@ -67,7 +68,8 @@ def test_killed_and_resumed_is_run_once(script, faulty, tiny_model, tmp_path):
     def made():
         return sum(json.load(urllib.request.urlopen(url)).values())
 
-    run_and_kill(lambda *flags, **how: command("killed", url, *flags, **how), tmp_path, made, 0.3, random.Random(script))
+    dice = random.Random(script)
+    run_and_kill(lambda *flags, **how: command("killed", url, *flags, **how), tmp_path, made, 0.3, dice)
     assert lines_of(tmp_path, "killed") == lines_of(tmp_path, "whole")
     again = made() - requests
     print(f"{script}: {KILLS} kills, {again} of {requests} requests were made again")
