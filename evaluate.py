@@ -258,7 +258,8 @@ def completion_server(base_url, model, tokenizer, stop, limits, how):
     the text with add_special_tokens off, else (a server that knows neither) the text less that token.
     """
     start = tokenizer.bos_token or ""
-    forms = [lambda text: dict(prompt=encode(tokenizer, text)),
+    # ids in the extra body, for the client looks at each id of its own `prompt`: 18 ms for 500 of them
+    forms = [lambda text: dict(prompt="", extra_body={"prompt": encode(tokenizer, text)}),
              lambda text: dict(prompt=encodable(text), extra_body={"add_special_tokens": False}),
              lambda text: dict(prompt=encodable(text).removeprefix(start))]
     request = requester(base_url, model, limits)

@@ -51,7 +51,8 @@ def start(script, *flags, env=None, **how):
                 sys.stdout.flush()
             os._exit(code)
 
-    return subprocess.Popen([sys.executable, "-c", "never reached"], preexec_fn=be_the_script, **how)
+    return subprocess.Popen([sys.executable, "-c", "never reached"], preexec_fn=be_the_script,
+                            restore_signals=False, **how)
 
 
 def to_lines(rows):

@@ -102,7 +102,8 @@ def main():
     parser.add_argument("--faults", type=lambda names: names.split(","), default=FAULTS, help="joined by commas")
     parser.add_argument("--delay", type=float, default=0, help="seconds before each answer")
     parser.add_argument("--model", help="name that replies give (default: the one asked for)")
-    parser.add_argument("--text", type=json.loads, help="JSON string: what every reply says")
+    parser.add_argument("--text", type=lambda parts: "".join(part * times for part, times in json.loads(parts)),
+                        help="JSON [[part, times], ...]: what every reply says")
     Handler.options = parser.parse_args()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.request_queue_size = True, 128

@@ -330,10 +330,11 @@ def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
     assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
 
 
-HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x00 and \x1b[2J", "x" * 10**6,
-           "Step 1: " * 10**5, "\\frac{" * 50_000, "(" * 10**5 + "1", "1 + " * 10**5 + "1 = 2", "\\boxed{" * 10**5,
-           "9" * 10**6, "[" * 10**5, "9^9^9^9^9^9 = 1", "\\sqrt[" * 10**4, "{" * 10**5 + '"Step 1": 1' + "}" * 10**5,
-           "\U0001f600" * 10**5, ""]
+HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x00 and \x1b[2J",
+           "x" * 2 * 10**5,  # seven times in a row: a line of more than 1 MB
+           "Step 1: " * 10**4, "\\frac{" * 10**4, "(" * 10**4 + "1", "1 + " * 10**4 + "1 = 2", "\\boxed{" * 10**4,
+           "9" * 10**5, "[" * 10**4, "9^9^9^9^9^9 = 1", "\\sqrt[" * 10**4, "{" * 10**4 + '"Step 1": 1' + "}" * 10**4,
+           "\U0001f600" * 10**4, ""]
 
 
 @pytest.mark.parametrize("script", STAGES)
@@ -347,8 +348,8 @@ def test_hostile_text_is_data(script, run, faulty, tiny_model):
     if script != "correct.py":  # which has nothing to do without a model
         done = run(script, *flags, rows=rows)
         assert tally(done, script)[0] == len(rows)
-    for text in (HOSTILE[0] + HOSTILE[1] + HOSTILE[2], HOSTILE[5], HOSTILE[13]):
-        url = faulty("--text", json.dumps(text + "\nFinal Decision: Step 1: incorrect"))
+    for text in ([HOSTILE[0] + HOSTILE[1] + HOSTILE[2], 1], ["x", 2 * 10**6], ["{", 10**4]):
+        url = faulty("--text", json.dumps([text, ["\nFinal Decision: Step 1: incorrect", 1]]))
         asked = [{**row, "completion": None} for row in rows]
         if script == "locate.py":
             done = run(script, "--judge", "served", "--judge-url", url, rows=rows)
@@ -550,7 +551,8 @@ def test_rows_flow_through_in_flat_memory(tmp_path):
                      "completion": "Step 1: 1 + 1 = 3.\nThe answer is: 3"} for i in range(n))
             (tmp_path / "rows.jsonl").write_text(to_lines(rows))
             done = subprocess.run([sys.executable, "-c", peak, ROOT / script, "rows.jsonl", *flags], cwd=tmp_path,
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                  env={**os.environ, "PYTHONPATH": str(ROOT)})
             assert f"{n} in, {n} kept" in done.stderr, done.stderr
             peaks.append(int(done.stderr.split()[-1]))
         assert peaks[1] - peaks[0] < 2800, f"{script}: peaks of {peaks} KiB"
