@@ -2,6 +2,7 @@
 
     python evaluate.py --model runs/m-step-dpo problems.jsonl --out eval.jsonl
     python evaluate.py answers.jsonl > /dev/null          # regrade: rows that have a `completion` ask nobody
+    python evaluate.py --model runs/m-step-dpo --ask "What is 17 times 23?"
 
 in:  {"id", "prompt", "answer"[, "dataset", "level", "subject"]}
 out: the row with {"completion", "pred", "correct", "finish_reason", "sampling"}; its id becomes id#j for sample j
@@ -22,11 +23,10 @@ from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
 from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer, once,
-                   open_output, read_rows, render_prompt, run_main, run_stage, stop_strings)
-from steps import split_steps  # noqa: F401 (who forks evaluate.py looks for it here)
+                   open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
-TRIES = 6  # times the client's own 3
+TRIES = 8  # times the client's own 3
 SPENT = Counter()  # replies and tokens that this process has asked for, for whoever reports the cost
 
 
@@ -76,30 +76,31 @@ def sampling_record(args):
 class Policy:
     """The model under --model, opened when it is first asked: `await policy.ask(problem, solution, seed)`."""
     def __init__(self, args):
-        self.args, self.tokenizer, self.engine = args, None, None
+        self.args, self.opening = args, None
         self.width = args.concurrency if args.base_url else 4 * args.batch_size  # units that keep it busy
 
     async def ask(self, problem, solution, seed):
         """Continue `solution`, the beginning of an answer to `problem`; returns the Reply to what came after it."""
-        if self.tokenizer is None:
-            if not self.args.model:
-                raise UserError("no --model: rows without a 'completion' need one to ask", 2)
-            self.tokenizer = load_tokenizer(self.args.tokenizer or self.args.model)
-        text = render_prompt(self.tokenizer, problem, self.args.prompt, solution)
-        if self.engine is None:
-            self.engine = self.open()
-        return await self.engine(text, seed)
+        if self.opening is None:  # in a thread: Ctrl-C is heard while a large model loads
+            self.opening = asyncio.create_task(asyncio.to_thread(self.open))
+        tokenizer, engine = await asyncio.shield(self.opening)
+        return await engine(render_prompt(tokenizer, problem, self.args.prompt, solution), seed)
 
     async def ask_once(self, problem, solution, seed):
         """`ask` for units of many requests: a reply that a killed run had is not asked for again."""
         return Reply(*await once(seed, lambda: self.ask(problem, solution, seed)))
 
     def open(self):
-        args, stop = self.args, stop_strings(self.args.prompt)
+        """(tokenizer, ask) of the model, here or behind a server."""
+        args = self.args
+        if not args.model:
+            raise UserError("no --model: rows without a 'completion' need one to ask", 2)
+        tokenizer, stop = load_tokenizer(args.tokenizer or args.model), stop_strings(args.prompt)
+        render_prompt(tokenizer, "", args.prompt)  # what is wrong with the template shows before a model is loaded
         how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
         if args.base_url:
-            return completion_server(args.base_url, args.model, self.tokenizer, stop, args, how)
-        return local_engine(args.model, self.tokenizer, stop, args.batch_size, args.device, how)
+            return tokenizer, completion_server(args.base_url, args.model, tokenizer, stop, args, how)
+        return tokenizer, local_engine(args.model, tokenizer, stop, args.batch_size, args.device, how)
 
 
 # --------------------------------------------------------------------------------- sampling: local model
@@ -113,7 +114,8 @@ def load_model(folder, device=None):
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+            folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
+            trust_remote_code=False)
         return model.eval().to(device)
     except Exception as error:  # every kind of broken folder raises another class
         raise UserError(f"{folder}: no model could be loaded ({' '.join(str(error).split())[:160]}); "
@@ -183,13 +185,14 @@ def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
 def local_engine(folder, tokenizer, stop, batch_size, device, how):
     """ask() for a model in this process: waiting requests are sorted by length and sampled in batches."""
     model = load_model(folder, device)
-    room = model.config.get_text_config().max_position_embeddings
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
     eos = model.generation_config.eos_token_id
     eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-    waiting, worker = [], None
+    vocabulary = model.get_input_embeddings().num_embeddings
+    waiting, worker, over = [], None, False
 
     def ended(ids):
-        return ids[-1] in eos or (stop and any(s in tokenizer.decode(ids[-24:]) for s in stop))
+        return over or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
 
     def finish(prompt, ids):
         tail = prompt[-4:]  # some tokenizers drop the first token's space unless something stands before it
@@ -205,12 +208,18 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
         return [finish(prompt, ids) for prompt, ids in zip(prompts, answers)]
 
     async def work():
+        nonlocal over
         while waiting:
             await asyncio.sleep(0)  # let every unit that is ready put its request in
             waiting.sort(key=lambda request: len(request[0]))
             batch = waiting[:batch_size]
             del waiting[:batch_size]
-            for (_, _, future), reply in zip(batch, await asyncio.to_thread(sample, batch)):
+            try:
+                replies = await asyncio.to_thread(sample, batch)
+            except asyncio.CancelledError:
+                over = True  # nobody waits: the thread may stop at the next token
+                raise
+            for (_, _, future), reply in zip(batch, replies):
                 if not future.cancelled():
                     future.set_result(reply)
             await asyncio.sleep(0)
@@ -218,8 +227,11 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
     async def ask(text, seed):
         nonlocal worker
         prompt = encode(tokenizer, text)
-        if len(prompt) >= room:
-            raise Refused("prompt longer than the context")
+        if not 0 < len(prompt) < room:
+            raise Refused("prompt longer than the context" if prompt else "empty prompt")
+        if max(prompt) >= vocabulary:
+            raise UserError(f"{folder}: its {vocabulary} token embeddings do not cover the tokenizer's {max(prompt)}; "
+                            "give the --tokenizer that belongs to the model", 2)
         future = asyncio.get_running_loop().create_future()
         waiting.append((prompt, seed, future))
         if worker is None or worker.done():
@@ -246,7 +258,8 @@ def completion_server(base_url, model, tokenizer, stop, limits, how):
     the text with add_special_tokens off, else (a server that knows neither) the text less that token.
     """
     start = tokenizer.bos_token or ""
-    forms = [lambda text: dict(prompt=encode(tokenizer, text)),
+    # ids in the extra body, for the client looks at each id of its own `prompt`: 18 ms for 500 of them
+    forms = [lambda text: dict(prompt="", extra_body={"prompt": encode(tokenizer, text)}),
              lambda text: dict(prompt=encodable(text), extra_body={"add_special_tokens": False}),
              lambda text: dict(prompt=encodable(text).removeprefix(start))]
     request = requester(base_url, model, limits)
@@ -288,7 +301,7 @@ def chat_server(base_url, model, limits, how, key="OPENAI_API_KEY"):
 def requester(base_url, model, limits, key="OPENAI_API_KEY"):
     """request(call, read): make a call, read (text, finish_reason) from its reply, try again when either fails.
 
-    limits: has `concurrency`, requests in flight, and `timeout`, seconds for a reply (two of them end the tries).
+    limits: has `concurrency`, requests in flight, and `timeout`, seconds for a reply (three of them end the tries).
     The client itself retries refused connections, 408, 409, 429 and 5xx; a 200 with HTML, an error object, no
     choices or no text passes it unnoticed. Raises Refused, GaveUp, or UserError for what ends the run.
     """
@@ -297,8 +310,31 @@ def requester(base_url, model, limits, key="OPENAI_API_KEY"):
     client = openai.AsyncOpenAI(base_url=base_url, api_key=secret, max_retries=2, timeout=limits.timeout)
     where, free, answered = str(client.base_url), asyncio.Semaphore(limits.concurrency), False
 
-    async def request(call, read):
+    def accept(reply):
         nonlocal answered
+        if not answered and not str(reply.model or model).startswith(model):
+            print(f"{where}: asked for {model!r}, {reply.model!r} answers", file=sys.stderr)
+        answered = True
+        SPENT.update(replies=1, tokens=getattr(reply.usage, "total_tokens", None) or 0)
+
+    def look(error, again):
+        """What a failed try says, if another may mend it."""
+        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
+            raise UserError(f"{where}: {error.status_code}, the API key is refused; set {key}") from error
+        if isinstance(error, openai.NotFoundError):
+            raise UserError(f"{where}: 404, no model {model!r} there ({short(error)}); see {where}models") from error
+        if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+            if not answered and model in short(error):
+                raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
+            raise Refused("refused by the server", short(error)) from error
+        if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+            return f"no reply in {limits.timeout:g} seconds (--timeout)"
+        if isinstance(error, openai.APIConnectionError) and not again:
+            raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
+                            "then go on with --resume") from error
+        return short(error)
+
+    async def request(call, read):
         late = 0
         for attempt in range(TRIES):
             try:
@@ -306,38 +342,24 @@ def requester(base_url, model, limits, key="OPENAI_API_KEY"):
                     reply = await call(client)
                 text, why = read(reply)
                 if isinstance(text, str):
-                    answered = True
-                    SPENT.update(replies=1, tokens=getattr(reply.usage, "total_tokens", 0))
+                    accept(reply)
                     return text, why
                 fault = "a reply without text"
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise UserError(f"{where}: {error.status_code}, the API key is refused; set {key}") from error
-            except openai.NotFoundError as error:
-                raise UserError(f"{where}: 404, no model {model!r} there; see {where}models") from error
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if not answered and model in short(error):
-                    raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
-                raise Refused("refused by the server", short(error)) from error
-            except (TimeoutError, openai.APITimeoutError):
-                fault, late = f"no reply in {limits.timeout:g} seconds (--timeout)", late + 1
-                if late == 2:
-                    break
-            except openai.APIConnectionError as error:
-                if attempt + 1 == TRIES or not answered and attempt:
-                    raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
-                                    "then go on with --resume") from error
-                fault = short(error)
-            except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
-                fault = short(error)
+            except (openai.APIError, ValueError, TypeError, AttributeError, IndexError, RecursionError,
+                    TimeoutError) as error:
+                fault = look(error, again=attempt + 1 < TRIES and (answered or not attempt))
+                late += isinstance(error, (TimeoutError, openai.APITimeoutError))
+            if late == 3:
+                break
             await asyncio.sleep(min(30, 2 ** attempt) * random.uniform(0.5, 1))
         raise GaveUp(f"{where}: {attempt + 1} tries failed, the last with: {fault}; this row is left for --resume")
     return request
 
 
 def short(error):
-    """An exception in one line, with what the server said of it."""
-    said = error.response.text if hasattr(error, "response") else ""
-    return " ".join(f"{type(error).__name__}: {said or error}".split())[:200]
+    """An exception in one line, with what the server or the network said of it."""
+    said = error.response.text if hasattr(error, "response") else error.__cause__ or error
+    return " ".join(f"{type(error).__name__}: {said}".split())[:200]
 
 
 # ---------------------------------------------------------------------------------------------- grading
@@ -357,7 +379,7 @@ async def answer_row(row, policy):
 def answer_units(samples):
     """What is asked of a problem: `samples` answers, or nothing when the row brings its completion."""
     def units(row):
-        if isinstance(row.get("completion"), str):
+        if row.get("completion") is not None:
             return [row]
         row.pop("completion", None)
         return ({**row, "id": f"{row['id']}#{j}"} for j in range(samples))
@@ -459,6 +481,18 @@ def new_problems():
     return defaultdict(lambda: {"groups": [], "samples": [], "cut": 0})
 
 
+async def show_answer(policy, problem):
+    """Print the model's answer to one problem, a step at a time."""
+    try:
+        reply = await policy.ask(problem, policy.args.prefix, sample_seed(policy.args.seed, problem, 0))
+    except (Refused, GaveUp) as error:
+        raise UserError(f"--ask: {' '.join(error.args)}") from error
+    for part in filter(str.strip, split_steps(policy.args.prefix + reply.text)):
+        print(part.strip(), end="\n\n", flush=True)
+    if reply.finish_reason == "length":
+        print("cut by --max-tokens or the model's context", file=sys.stderr)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -466,8 +500,11 @@ def main(argv=None):
     add_ask_flags(parser, prefix="", temperature=0.0)
     parser.add_argument("--samples", type=int, default=1, help="answers a problem; several want a --temperature")
     parser.add_argument("--compare", metavar="FILE", help="an earlier run's rows: print the paired difference to them")
+    parser.add_argument("--ask", metavar="PROBLEM", help="print the answer to this problem; nothing is read or graded")
     args = parser.parse_args(argv)
     check_ask_flags(args)
+    if args.ask:
+        return asyncio.run(show_answer(Policy(args), args.ask))
     if args.samples > 1 and args.temperature == 0:
         raise UserError(f"--samples {args.samples} at temperature 0 are {args.samples} copies; give --temperature", 2)
     problems, other = new_problems(), new_problems()

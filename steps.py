@@ -4,6 +4,7 @@ Nothing here runs on its own. evaluate.py, collect.py, locate.py, correct.py and
 where a step begins is decided here and nowhere else, and so is how a row is read and written.
 """
 import asyncio
+import contextlib
 import contextvars
 import fcntl
 import hashlib
@@ -30,6 +31,7 @@ TEMPLATES = {
 }
 PROMPTS = ("chat", *TEMPLATES)
 MAX_LINE = 64 << 20  # bytes; a longer line is not a record
+MAX_DEPTH = 100  # of JSON; Python's own reader follows deeper than its writer
 
 
 class UserError(Exception):
@@ -64,7 +66,7 @@ def load_tokenizer(name):
     """The fast tokenizer of a model folder or hub name. UserError when there is none."""
     from transformers import AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # unset, it asks whom it finds at stdin
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: no tokenizer there ({reason}); "
@@ -80,8 +82,12 @@ def render_chat(tokenizer, content):
     if not tokenizer.chat_template:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no chat template; "
                         f"choose --prompt {'|'.join(TEMPLATES)}", 2)
-    return tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
-                                         add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
+                                             add_generation_prompt=True)
+    except Exception as error:  # a template is a program; jinja2's errors are of many classes
+        raise UserError(f"{tokenizer.name_or_path}: its chat template fails ({' '.join(str(error).split())[:160]}); "
+                        f"choose --prompt {'|'.join(TEMPLATES)}", 2) from error
 
 
 def render_prompt(tokenizer, problem, prompt="chat", solution=""):
@@ -219,6 +225,8 @@ def parse_row(line, where, required):
         raise UserError(f"{where}: not JSON ({str(error)[:120]}); fix or remove this line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a {type(row).__name__}, not a JSON object; fix or remove this line")
+    if deeper(row, MAX_DEPTH):
+        raise UserError(f"{where}: nested more than {MAX_DEPTH} deep, which not every reader can follow; remove this line")
     answer = row.get("answer")
     if isinstance(answer, list) and len(answer) == 1:
         answer = row["answer"] = answer[0]
@@ -227,9 +235,16 @@ def parse_row(line, where, required):
     for name in required:
         if name not in row:
             raise UserError(f"{where}: no '{name}'; {MAKERS.get(name, 'every problem needs one')}")
-        if not isinstance(row[name], str):
-            raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string")
+    for name in (*required, "completion"):  # which is wanted nowhere as another thing
+        if not isinstance(row.get(name, ""), str) and (name in required or row[name] is not None):
+            raise UserError(f"{where}: '{name}' is {json.dumps(row[name])[:40]}, not a string; fix or remove it")
     return row
+
+
+def deeper(value, depth):
+    """Whether lists and objects stand in each other more than `depth` deep."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(deeper(v, depth - 1) for v in inside if isinstance(v, (dict, list)))
 
 
 MAKERS = {"completion": "run collect.py first", "initial_reason_steps": "run locate.py first",
@@ -246,7 +261,7 @@ def read_rows(path, required=()):
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             row = parse_row(line, f"{shown(path)}:{number}", required)
-            row["id"] = str(row.get("id", number))
+            row["id"] = str(number if row.get("id") is None else row["id"])
             empty = False
             yield row
     if empty:
@@ -254,33 +269,26 @@ def read_rows(path, required=()):
 
 
 async def stream_rows(path, required, ahead=256):
-    """`read_rows` for async code: a daemon thread reads, at most `ahead` rows before they are wanted.
-
-    What is wrong with the input comes as the last item, a UserError.
-    """
+    """`read_rows` for async code: a daemon thread reads, at most `ahead` rows before they are wanted."""
     loop, queue, room = asyncio.get_running_loop(), asyncio.Queue(), threading.Semaphore(ahead)
 
-    def put(item):
-        room.acquire()
-        try:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-        except RuntimeError:  # the run is over and its loop closed; nobody wants this row
-            sys.exit()
-
     def pump():
-        try:
-            for row in read_rows(path, required):
-                put(row)
-            put(None)
-        except UserError as error:
-            put(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the run is over and nobody wants this row
+            try:
+                for row in read_rows(path, required):
+                    room.acquire()
+                    loop.call_soon_threadsafe(queue.put_nowait, row)
+                end = None
+            except UserError as error:
+                end = error
+            loop.call_soon_threadsafe(queue.put_nowait, end)
 
     threading.Thread(target=pump, daemon=True).start()
-    while (item := await queue.get()) is not None:
+    while isinstance(item := await queue.get(), dict):
         room.release()
         yield item
-        if isinstance(item, UserError):
-            return
+    if item:
+        raise item
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -294,6 +302,27 @@ def format_row(row):
     return (UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n").encode()
 
 
+def append(file, data):
+    """All of `data` at the end of an open file; to None it goes nowhere."""
+    while file is not None and data:
+        data = data[os.write(file, data):]
+
+
+def open_alone(path, empty):
+    """A file to append to, made empty if so asked, and locked: two processes in one file would damage it."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        if stat.S_ISREG(os.fstat(file).st_mode):  # /dev/null can be shared
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if empty:
+                os.ftruncate(file, 0)
+        return file
+    except BlockingIOError as error:
+        raise UserError(f"{path}: another process is writing it; wait for it or name another file", 2) from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make it writable or name another file", 2) from error
+
+
 class Output:
     """Where a stage's rows go: kept ones to `out`, dropped ones to `dropped`, finished units to a journal.
 
@@ -304,114 +333,118 @@ class Output:
     UNDO = 100  # units that can be taken out again
 
     def __init__(self, stage, out="-", dropped=None, resume=False, settings=None):
-        self.undoable = deque(maxlen=self.UNDO)
+        self.stage, self.path = stage, None if out == "-" else out
+        self.units, self.written = Counter(), 0  # units by why they were dropped, None for kept; rows kept
+        self.earlier = set()  # hashes of the ids of units that an earlier run finished: an id may be long
         self.replies = {}  # unit -> {key: reply} of units that a killed run left unfinished
-        self.stage, self.fate, self.written = stage, {}, 0  # fate: unit id -> why it was dropped, or None
-        self.path = None if out == "-" else out
-        if resume and not self.path:
-            raise UserError("--resume needs --out FILE: stdout cannot be read back", 2)
-        for path in (self.path, dropped):
-            if path and os.path.isfile(path) and os.path.getsize(path) and not resume:
-                raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
+        self.undoable = deque(maxlen=self.UNDO)  # (unit, why it was dropped, rows kept, sizes of the files before it)
         dropped = dropped or (self.path and out + ".dropped.jsonl")
-        self.journal = self._open(out + ".done", truncate=not resume) if self.path else None
-        self.dropped = self._open(dropped, truncate=not resume) if dropped else None
-        self.out = self._open(out) if self.path else None
+        self._check(dropped, resume)
+        self.out = self.journal = None
+        if self.path:
+            self.journal = open_alone(out + ".done", empty=not resume)
+            self.out = open_alone(out, empty=False)
+        self.dropped = open_alone(dropped, empty=not resume) if dropped else None
         # with --out FILE rows also go down a pipe, so that a resumed stage can feed the next one again
-        self.pipe = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode)
+        self.pipe, self.turn = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode), asyncio.Lock()
         self.synced = time.monotonic()
-        if self.journal is not None:
+        if self.path:
             self._take_up(settings or {})
 
-    def _open(self, path, truncate=False):
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            if path.endswith(".done"):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if truncate and stat.S_ISREG(os.fstat(file).st_mode):
-                os.ftruncate(file, 0)
-            return file
-        except BlockingIOError as error:
-            raise UserError(f"{path}: another process is writing it; wait for it or name another --out", 2) from error
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; name another --out", 2) from error
+    def _check(self, dropped, resume):
+        """UserError for an output that cannot be, before any file is made."""
+        if resume and not self.path:
+            raise UserError("--resume needs --out FILE: stdout cannot be read back", 2)
+        if self.path and os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise UserError(f"{self.path}: not a file that can be read back; name a file, or - for stdout", 2)
+        for path in (self.path, dropped):
+            if path and not resume and os.path.isfile(path) and os.path.getsize(path):
+                raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
 
     def _take_up(self, settings):
         """Read the journal: refuse other settings, cut the files to the last unit that is whole."""
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        head = format_row({"settings": settings, "hash": key})
-        lines = open(self.journal, "rb", closefd=False).read().split(b"\n")[:-1]
-        if not lines:
-            if os.fstat(self.out).st_size:
+        lines = open(self.journal, "rb", closefd=False)
+        head, sizes = lines.readline(), self._sizes()
+        if not head.endswith(b"\n"):
+            if sizes[0]:
                 raise UserError(f"{self.path}: has rows but no journal {self.path}.done; name another --out", 2)
-            os.ftruncate(self.journal, 0)
-            os.write(self.journal, head)
-            return
-        old = json.loads(lines[0])
+            head = format_row({"settings": settings, "hash": key})
+            self._cut([0, 0, 0])
+            append(self.journal, head)
+        old = json.loads(head)
         if old["hash"] != key:
             names = [k for k in {**old["settings"], **settings} if old["settings"].get(k) != settings.get(k)]
             raise UserError(f"{self.path}: made with another {', '.join('--' + n.replace('_', '-') for n in names)}; "
                             "resume with the same settings or name another --out", 2)
-        sizes = [os.fstat(self.out).st_size, os.fstat(self.dropped).st_size]
-        good, keep = [0, 0], len(lines[0]) + 1
-        for line in lines[1:]:
+        whole = [0, 0, len(head)]
+        for line in lines:
             try:
                 unit = json.loads(line)
             except ValueError:
                 break
+            if not line.endswith(b"\n") or any(a > b for a, b in zip(unit.get("sizes", ()), sizes)):
+                break  # the journal reached the disk before the rows did
+            whole[2] += len(line)
             if "reply" in unit:
                 self.replies.setdefault(unit["of"], {})[unit["key"]] = unit["reply"]
-                keep += len(line) + 1
                 continue
-            if unit["sizes"][0] > sizes[0] or unit["sizes"][1] > sizes[1]:
-                break  # the journal reached the disk before the rows did
-            good, keep = unit["sizes"], keep + len(line) + 1
-            self.fate[unit["id"]] = unit["drop"]
-            self.replies.pop(unit["id"], None)
+            whole[:2] = unit["sizes"]
+            self.earlier.add(hash(unit["id"]))
+            self.units[unit["drop"]] += 1
             self.written += unit["kept"]
-        os.ftruncate(self.journal, keep)
-        os.ftruncate(self.out, good[0])
-        os.ftruncate(self.dropped, good[1])
+            self.replies.pop(unit["id"], None)
+        self._cut(whole)
+
+    def _sizes(self):
+        return [0 if file is None else os.fstat(file).st_size for file in (self.out, self.dropped, self.journal)]
+
+    def _cut(self, sizes):
+        for file, size in zip((self.out, self.dropped, self.journal), sizes):
+            if file is not None and os.fstat(file).st_size > size:
+                os.ftruncate(file, size)
+
+    def _failed(self, sizes, error):
+        """What to raise when a file takes no more; half a unit must not stand before the whole ones of other tasks."""
+        self._cut(sizes)
+        return UserError(f"{self.path or 'dropped rows'}: {error.strerror}; what is there is kept, make room and go on "
+                         "with --resume")
 
     def stored(self):
         """Rows of an earlier run, sent down the pipe again as they are read."""
         if self.path and self.written:
             for row in read_rows(self.path):
                 if self.pipe:
-                    self._write(1, format_row(row))
+                    append(1, format_row(row))
                 yield row
 
-    def _write(self, file, data):
-        try:
-            while data:
-                data = data[os.write(file, data):]
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UserError(f"{self.path or 'stdout'}: {error.strerror}; what is there is kept, "
-                            "make room and go on with --resume") from error
-
     def write(self, unit, rows):
-        """Write what became of a unit: rows to keep, or rows with a `drop` reason."""
-        kept = [row for row in rows if "drop" not in row]
-        lost = [row for row in rows if "drop" in row]
-        data = b"".join(map(format_row, kept))
-        if self.path:
-            files = (self.out, self.dropped, self.journal)
-            self.undoable.append((unit, len(kept), [os.fstat(file).st_size for file in files]))
-            self._write(self.out, data)
-        if self.dropped is not None:
-            self._write(self.dropped, b"".join(map(format_row, lost)))
-        self.fate[unit] = None if kept else lost[0]["drop"]
+        """Write what became of a unit: rows to keep, or rows with a `drop` reason. All of it, or UserError."""
+        kept, lost = ([row for row in rows if ("drop" in row) == drop] for drop in (False, True))
+        why, before = None if kept else lost[0]["drop"], self._sizes()
+        try:
+            append(self.out, b"".join(map(format_row, kept)))
+            append(self.dropped, b"".join(map(format_row, lost)))
+            append(self.journal, format_row({"id": unit, "drop": why, "kept": len(kept), "sizes": self._sizes()[:2]}))
+        except OSError as error:
+            raise self._failed(before, error) from error
+        self.units[why] += 1
         self.written += len(kept)
-        if self.journal is not None:
-            sizes = [os.fstat(self.out).st_size, os.fstat(self.dropped).st_size]
-            self._write(self.journal, format_row({"id": unit, "drop": self.fate[unit], "kept": len(kept),
-                                                  "sizes": sizes}))
-            if time.monotonic() - self.synced > 1:
-                self.sync()
-        if self.pipe:
-            self._write(1, data)
+        self.undoable.append((unit, why, len(kept), before))
+        if time.monotonic() - self.synced > 1:
+            self.sync()
+
+    async def send(self, rows):
+        """The kept rows down the pipe; a thread writes, for a slow reader must not hold up the replies in flight."""
+        data = b"".join(format_row(row) for row in rows if "drop" not in row)
+        if self.pipe and data:
+            async with self.turn:
+                try:
+                    await asyncio.to_thread(append, 1, data)
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    raise UserError(f"stdout: {error.strerror}; make room and run it again") from error
 
     async def once(self, unit, key, ask):
         """`await ask()`, journalled: of a unit of many requests a kill costs only those in flight."""
@@ -419,19 +452,21 @@ class Output:
             return await ask()
         reply = self.replies.get(unit, {}).get(str(key))
         if reply is None:
-            reply = await ask()
-            self._write(self.journal, format_row({"of": unit, "key": str(key), "reply": reply}))
+            reply, before = await ask(), self._sizes()
+            try:
+                append(self.journal, format_row({"of": unit, "key": str(key), "reply": reply}))
+            except OSError as error:
+                raise self._failed(before, error) from error
         return reply
 
     def undo(self, unit):
         """Take the last unit out again, if it is `unit` and this process wrote it. Returns whether it did."""
         if not self.undoable or self.undoable[-1][0] != unit:
             return False
-        _, kept, sizes = self.undoable.pop()
-        for file, size in zip((self.out, self.dropped, self.journal), sizes):
-            os.ftruncate(file, size)
+        _, why, kept, before = self.undoable.pop()
+        self._cut(before)
+        self.units[why] -= 1
         self.written -= kept
-        del self.fate[unit]
         return True
 
     def sync(self):
@@ -442,10 +477,9 @@ class Output:
 
     def tally(self):
         """`collect.py: 40 in, 12 kept, 28 dropped (right 25, length 3)`; in = kept + dropped, always."""
-        reasons = Counter(drop for drop in self.fate.values() if drop)
-        dropped = sum(reasons.values())
-        kept = len(self.fate) - dropped
-        line = f"{self.stage}: {len(self.fate)} in, {kept} kept, {dropped} dropped"
+        reasons = +Counter({why: n for why, n in self.units.items() if why})
+        kept, dropped = self.units[None], reasons.total()
+        line = f"{self.stage}: {kept + dropped} in, {kept} kept, {dropped} dropped"
         if reasons:
             line += f" ({', '.join(f'{reason} {n}' for reason, n in reasons.most_common())})"
         return line + (f"; {self.written} rows written" if self.written != kept else "")
@@ -483,7 +517,7 @@ def add_record_flags(parser):
 
 def open_output(stage, args):
     """The Output of a stage; its settings are the flags that decide what the rows say."""
-    elsewhere = {"input", "out", "dropped", "resume", "compare", "concurrency", "timeout", "batch_size", "device",
+    elsewhere = {"input", "out", "dropped", "resume", "compare", "ask", "concurrency", "timeout", "batch_size", "device",
                  "base_url", "judge_url"}
     settings = {name: value for name, value in vars(args).items() if name not in elsewhere}
     return Output(stage, args.out, args.dropped, args.resume, settings)
@@ -512,55 +546,70 @@ def run_stage(output, path, required, units, work, concurrency, per_row=1, each=
     return code
 
 
+async def new_units(output, path, required, units):
+    """(key, unit) of what no earlier run finished. An id that stands twice is dropped the second time."""
+    seen, again = set(), 0
+    async for row in stream_rows(path, required):
+        for unit in units(row):
+            key = unit["id"]
+            if twice := hash(key) in seen:
+                again += 1
+                key = f"{key} (again {again})"
+            seen.add(hash(key))
+            if hash(key) in output.earlier:
+                continue
+            if twice:
+                output.write(key, [{**unit, "drop": "duplicate id"}])
+            else:
+                yield key, unit
+
+
+async def outcome(output, key, unit, work):
+    """The rows that the work of a unit comes to; None when it is left undone for --resume."""
+    UNIT.set((output, key))
+    try:
+        return await work(unit)
+    except Refused as error:
+        why, detail = error.args[0], "".join(error.args[1:])
+        if not output.units[why]:  # one of a kind is shown, all are counted
+            print(f"{output.stage}: {key}: {why} {detail}", file=sys.stderr)
+        return [{**unit, "drop": why, "detail": detail}]
+    except GaveUp as error:
+        print(f"{output.stage}: {key}: {error}", file=sys.stderr)
+
+
 async def drive(output, path, required, units, work, concurrency, per_row, each):
     from tqdm import tqdm
-    count, tasks, seen, faults = Counter(), set(), set(), []
+    count, faults, room = Counter(), [], asyncio.Semaphore(concurrency)
     total = sum(bool(line.strip()) for line in read_lines(path)) * per_row if os.path.isfile(path) else None
-    bar = tqdm(desc=output.stage, total=total, initial=len(output.fate), disable=None)
+    bar = tqdm(desc=output.stage, total=total, initial=output.units.total(), disable=None)
 
     async def one(key, unit):
-        UNIT.set((output, key))
         try:
-            rows = await work(unit)
-        except Refused as error:
-            rows = [{**unit, "drop": error.args[0], "detail": "".join(error.args[1:])}]
+            rows = await outcome(output, key, unit, work)
         except Quit:
-            interrupt()
+            return interrupt()
+        if rows is None:
+            count.update({"given up": 1, "in a row": 1})
+            if count["in a row"] > 2 * concurrency:
+                raise UserError(f"{count['in a row']} rows one after another were given up; see to the server, "
+                                "then go on with --resume")
             return
-        except GaveUp as error:
-            count["given up"] += 1
-            print(f"{output.stage}: {unit['id']}: {error}", file=sys.stderr)
-            return
+        count["in a row"] = 0
         output.write(key, rows)
-        bar.update()
         for row in rows:
             if each and "drop" not in row:
                 each(row)
-
-    async def settle(limit):
-        """Wait until fewer than `limit` units are in flight; what one of them raises ends the run."""
-        while tasks and len(tasks) >= limit:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                tasks.discard(task)
-                task.result()
+        bar.update()
+        await output.send(rows)
 
     async def feed():
-        async for row in stream_rows(path, required):
-            if isinstance(row, UserError):  # a bad row does not cost the answers to the rows before it
-                faults.append(row)
-                return
-            for unit in units(row):
-                key = unit["id"]
-                if key in seen:
-                    count["again"] += 1
-                    key = f"{key} (again {count['again']})"
-                    if key not in output.fate:
-                        output.write(key, [{**unit, "drop": "duplicate id"}])
-                seen.add(key)
-                if key not in output.fate:
-                    await settle(concurrency)
-                    tasks.add(asyncio.create_task(one(key, unit)))
+        try:
+            async for key, unit in new_units(output, path, required, units):
+                await room.acquire()
+                group.create_task(one(key, unit)).add_done_callback(lambda _: room.release())
+        except UserError as error:  # a bad row does not cost the answers to the rows before it
+            faults.append(error)
 
     def interrupt():
         if count["interrupted"]:
@@ -569,17 +618,13 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
         intake.cancel()
         print(f"{output.stage}: finishing what is in flight; Ctrl-C again to quit", file=sys.stderr)
 
-    intake = asyncio.create_task(feed())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:
-        await asyncio.wait({intake})
-        if not intake.cancelled():
-            intake.result()
-        await settle(1)
+        async with asyncio.TaskGroup() as group:  # what one of its tasks raises ends them all
+            intake = group.create_task(feed())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         bar.close()
     if faults:
         raise faults[0]

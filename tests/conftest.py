@@ -1,10 +1,14 @@
 """What several test files need: the scripts as subprocesses, tiny model folders, a real server."""
+import contextlib
 import json
+import logging
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 from pathlib import Path
 
@@ -18,14 +22,59 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: its data may not be shipped")
 
 
+def start(script, *flags, env=None, **how):
+    """subprocess.Popen(script), except that the child is a fork of this process and runs the script in it.
+
+    Importing transformers and openai costs four seconds a process, and there are hundreds of them. The script runs
+    whole, as __main__ and by its own command line; how: Popen's arguments. Imports are tested with real subprocesses.
+    """
+    import openai  # noqa: F401 (these three are for the children)
+    import transformers  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 (imported when looked up)
+
+    def be_the_script():
+        os.closerange(3, 1 << 12)  # one of them tells Popen that the child is on its way
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", 1, errors="backslashreplace")
+        for handler in logging.getLogger("transformers").handlers:
+            handler.setStream(sys.stderr)
+        sys.argv = [str(ROOT / script), *map(str, flags)]
+        os.environ.update(env or {})
+        code = 1
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            os._exit(code)
+
+    return subprocess.Popen([sys.executable, "-c", "never reached"], preexec_fn=be_the_script,
+                            restore_signals=False, **how)
+
+
+def to_lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("collect.py", *flags, rows=[...] or stdin=b"...") -> CompletedProcess with .rows, the JSONL on stdout."""
     def run(script, *flags, rows=None, stdin=b"", code=0, env=None):
-        if rows is not None:
-            stdin = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        done = subprocess.run([sys.executable, ROOT / script, *map(str, flags)], input=stdin, capture_output=True,
-                              cwd=tmp_path, env={**os.environ, **(env or {})}, timeout=300)
+        stdin = stdin if rows is None else to_lines(rows).encode()
+        pipe = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+        if script == "train.py":  # autograd does not like to be forked
+            child = subprocess.Popen([sys.executable, ROOT / script, *map(str, flags)], **pipe,
+                                     env={**os.environ, **(env or {})})
+        else:
+            child = start(script, *flags, env=env, **pipe)
+        try:
+            out, err = child.communicate(stdin, timeout=300)
+        finally:
+            child.kill()
+        done = subprocess.CompletedProcess([script, *flags], child.returncode, out, err)
         done.err = done.stderr.decode()
         assert code is None or done.returncode == code, done.err
         assert "Traceback" not in done.err, done.err
@@ -89,10 +138,10 @@ def taught_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("taught")
     make_model(folder / "start")
     pairs = folder / "sft.jsonl"
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
-    subprocess.run([sys.executable, ROOT / "train.py", "--objective", "sft", "--model", folder / "start", "--pairs", pairs,
-                    "--out", folder / "sft", "--lr", "3e-3", "--epochs", "60", "--batch-size", "6"], check=True,
-                   capture_output=True)
+    pairs.write_text(to_lines(PROBLEMS))
+    subprocess.run([sys.executable, ROOT / "train.py", "--objective", "sft", "--model", folder / "start",
+                    "--pairs", pairs, "--out", folder / "sft", "--lr", "3e-3", "--epochs", "60", "--batch-size", "6"],
+                   check=True, capture_output=True)
     return str(folder / "sft")
 
 
@@ -103,8 +152,9 @@ def server(taught_model):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", taught_model, "--port", str(port),
-                                "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", taught_model,
+                                "--port", str(port), "--device", "cpu"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(240):
             try:
@@ -125,8 +175,8 @@ def faulty():
     started = []
 
     def start(*flags):
-        started.append(subprocess.Popen([sys.executable, ROOT / "tests/faulty_server.py", *map(str, flags)], stderr=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, text=True))
+        command = [sys.executable, ROOT / "tests/faulty_server.py", *map(str, flags)]
+        started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
         return started[-1].stdout.readline().strip()
     yield start
     for process in started:

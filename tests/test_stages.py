@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, needs_shared
+from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared, start, to_lines
+from faulty_server import MENDED
 
 import evaluate
 from steps import PREFIX
@@ -45,7 +47,14 @@ BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", ["--samples", 3], [PROBLEMS[0]], 2, "give --temperature"),
     ("evaluate.py", ["no.jsonl"], [], 1, "no.jsonl: No such file"),
     ("evaluate.py", ["--resume"], [], 2, "--resume needs --out FILE"),
+    ("evaluate.py", ["."], [], 1, ".: Is a directory; name a JSONL file"),
+    ("evaluate.py", ["--out", "."], [], 2, ".: not a file that can be read back; name a file, or - for stdout"),
+    ("evaluate.py", ["--out", "no/folder/rows"], [], 2, "no/folder/rows.done: No such file or directory; make it"),
+    ("evaluate.py", [], [{**PROBLEMS[0], "completion": 5}], 1, "stdin:1: 'completion' is 5, not a string"),
+    ("collect.py", [], [{**PROBLEMS[0], "prompt": ["2 + 2"]}], 1, "'prompt' is [\"2 + 2\"], not a string"),
+    ("locate.py", ["--judge", "equations"], [{**PROBLEMS[0], "completion": None}], 1, "'completion' is null"),
     ("collect.py", ["--top-p", 0], [PROBLEMS[0]], 2, "--top-p 0.0: must be from"),
+    ("collect.py", ["--max-tokens", 1 << 40], [PROBLEMS[0]], 2, "--max-tokens 1099511627776: must be from 1 to"),
     ("locate.py", ["--judge", "equations"], [PROBLEMS[0]], 1, "stdin:1: no 'completion'; run collect.py first"),
     ("correct.py", [], [PROBLEMS[0]], 1, "no 'initial_reason_steps'; run locate.py first"),
     ("collect.py", [], [], 1, "stdin: no rows"),
@@ -66,11 +75,49 @@ def test_a_model_folder_that_is_not_one(run, tiny_model, tmp_path):
     assert f"{tmp_path}: no model could be loaded" in done.err
 
 
-def test_no_chat_template(run, tmp_path):
-    from conftest import make_model
+def test_chat_templates_that_are_missing_or_broken(run, tmp_path):
     make_model(tmp_path, template=False)
     done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
     assert "has no chat template; choose --prompt" in done.err
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
+    done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
+    assert "its chat template fails (no such role); choose --prompt" in done.err
+
+
+def test_what_no_local_model_can_answer(run, tiny_model, tmp_path):
+    import transformers
+    rows = [{"prompt": prompt, "answer": "1"} for prompt in ("", "2 + 2 " * 200, "2 + 2")]
+    done = run("evaluate.py", "--model", tiny_model, "--prompt", "raw", "--max-tokens", 1 << 30, rows=rows)
+    assert "3 in, 1 kept, 2 dropped" in done.err and "empty prompt 1" in done.err
+    assert "prompt longer than the context 1" in done.err and done.rows[0]["completion"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["foreign"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    done = run("evaluate.py", "--model", tiny_model, "--tokenizer", tmp_path / "other", code=2,
+               rows=[{"prompt": "a foreign word", "answer": "1"}])
+    assert "give the --tokenizer that belongs to the model" in done.err
+
+
+def test_no_code_of_a_model_folder_is_run(run, tiny_model, tmp_path):
+    """Neither its Python files nor a pickle; and nobody is asked for leave, for stdin may hold the rows."""
+    import torch
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    for path in Path(tiny_model).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    done = run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
+    assert f"{folder}: no model could be loaded" in done.err and "safetensors" in done.err
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    for name, auto in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        config = json.loads((folder / name).read_text())
+        own = ["evil.Evil", "evil.Evil"] if auto == "AutoTokenizer" else "evil.Evil"
+        config |= {"auto_map": {auto: own, "AutoModelForCausalLM": "evil.Evil"}, "tokenizer_class": "Evil"}
+        (folder / name).write_text(json.dumps({**config, "model_type": "evil"}))
+    run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
+    run("evaluate.py", "--model", folder, "--tokenizer", tiny_model, rows=[PROBLEMS[0]], code=2)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_rows_before_a_bad_line_are_not_lost(run):
@@ -82,8 +129,9 @@ def test_rows_before_a_bad_line_are_not_lost(run):
 # ------------------------------------------------------------------------------------------------- evaluate
 
 def answers(*verdicts, **more):
-    return [{"id": f"p{i}#{j}", "prompt": f"p{i}", "answer": "1", "completion": f"The answer is: {1 if right else 2 + j}",
-             **more} for i, row in enumerate(verdicts) for j, right in enumerate(row)]
+    return [{"id": f"p{i}#{j}", "prompt": f"p{i}", "answer": "1",
+             "completion": f"The answer is: {1 if right else 2 + j}", **more}
+            for i, row in enumerate(verdicts) for j, right in enumerate(row)]
 
 
 def test_regrading_asks_nobody(run):
@@ -122,6 +170,24 @@ def test_real_answers_agree_with_the_published_verdict(run):
     assert sum(row["correct"] == row["published_verdict"] for row in done.rows) / len(done.rows) > 0.97
 
 
+def test_ask_prints_the_steps_of_one_answer(taught_model, faulty, tmp_path):
+    """Of a local model, with a prefix; and of a server."""
+    def ask(*flags):
+        child = start("evaluate.py", "--ask", PROBLEMS[0]["prompt"], "--max-tokens", 60, *flags, cwd=tmp_path,
+                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        said = [text.decode() for text in child.communicate(timeout=100)]
+        assert child.returncode == 0, said
+        return said
+
+    prefix = "Let's think step by step.\nStep 1: First 2 + 3 = 5.\nStep 2:"
+    out, err = ask("--model", taught_model, "--prefix", prefix)
+    head, first, second, end = out.split("\n\n")
+    assert (head, first, end) == ("Let's think step by step.", "Step 1: First 2 + 3 = 5.", "") and err == ""
+    assert second.startswith("Step 2: ") and "The answer is: " in second
+    out, err = ask(*served(taught_model, faulty("--rate", 1, "--faults", "length")))
+    assert out.startswith("1 + 1 = 2.\nThe answer is: ") and err == "cut by --max-tokens or the model's context\n"
+
+
 def test_evaluate_asks_and_is_greedy(run, taught_model):
     rows = [{k: v for k, v in row.items() if k != "solution"} for row in PROBLEMS[:12]]
     one = run("evaluate.py", "--model", taught_model, "--max-tokens", 60, rows=rows)
@@ -155,7 +221,7 @@ def test_local_pipe_equals_files(run, taught_model, tmp_path):
     assert tally(located, "locate.py")[0] == kept
     pairs = run("correct.py", *model, "--samples", 8, rows=wrong.rows and located.rows) if located.rows else located
     laws_of_pairs(pairs.rows)
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))
     pipe = (f"$P {ROOT}/collect.py $M --samples 6 problems.jsonl | $P {ROOT}/locate.py --judge equations"
             f" | $P {ROOT}/correct.py $M --samples 8 > pairs.jsonl")
     subprocess.run(["bash", "-o", "pipefail", "-c", pipe], cwd=tmp_path, check=True, capture_output=True,
@@ -176,7 +242,8 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
-    located = run("locate.py", "--judge", "equations", rows=[{**row, "completion": "Step 1: 1 + 1 = 3"} for row in answers])
+    wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3"} for row in answers]
+    located = run("locate.py", "--judge", "equations", rows=wrong_sums)
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)
     assert tally(done, "correct.py")[0] == 20
 
@@ -189,135 +256,303 @@ def test_server_gives_what_was_taught(run, server, taught_model):
     assert completions(served) == completions(local)
 
 
-# ------------------------------------------------------------------------------------ faults and interruptions
+# ----------------------------------------------------------------------------------------------- faulty servers
 
-def test_servers_that_end_the_run(run, faulty, tiny_model):
-    ask = ["--model", "served", "--tokenizer", tiny_model, "--base-url"]
-    for url, said in ((faulty("--rate", 1, "--faults", "401"), "401, the API key is refused; set OPENAI_API_KEY"),
-                      (faulty("--rate", 1, "--faults", "404"), "404, no model 'served' there"),
-                      ("http://127.0.0.1:9/v1", "no answer")):
-        done = run("collect.py", *ask, url, rows=PROBLEMS, code=1, env={"OPENAI_API_KEY": "sk-secret"})
+def served(tokenizer, url, *flags):
+    return ["--model", "served", "--tokenizer", tokenizer, "--base-url", url, *flags]
+
+
+def test_servers_that_end_the_run(run, faulty, tiny_model, tmp_path):
+    """Each at once and with a message; with a server that works the run goes on."""
+    for fault, said in (("401", "401, the API key is refused; set OPENAI_API_KEY"),
+                        ("404", "404, no model 'served' there"), ("http://127.0.0.1:9/v1", "no answer"),
+                        ("localhost/v1", "no answer (APIConnectionError: Request URL is missing")):
+        url = fault if "/" in fault else faulty("--rate", 1, "--faults", fault)
+        done = run("collect.py", *served(tiny_model, url, "--keep", "all", "--out", "o.jsonl", "--resume"), code=1,
+                   rows=PROBLEMS, env={"OPENAI_API_KEY": "sk-secret"})
         assert said in done.err and "sk-secret" not in done.err
+    flags = ["--keep", "all", "--out", "o.jsonl", "--resume"]
+    done = run("collect.py", *served(tiny_model, faulty(), *flags), rows=PROBLEMS)
+    assert tally(done, "collect.py") == (72, 72, 0)
 
 
-def test_faults_cost_no_row(run, faulty, tiny_model):
-    url = faulty("--rate", 0.3, "--faults", "500,503,429-later,malformed,html,error200,nochoices,null,array,reset,truncated,drip")
-    done = run("collect.py", "--model", "served", "--tokenizer", tiny_model, "--base-url", url, "--keep", "all", rows=PROBLEMS)
-    assert len(done.rows) == 2 * len(PROBLEMS) and tally(done, "collect.py") == (72, 72, 0)
+def test_a_server_that_takes_any_name_is_named(run, faulty, tiny_model):
+    done = run("evaluate.py", *served(tiny_model, faulty("--model", "another")), rows=PROBLEMS[:3])
+    assert done.err.count("asked for 'served', 'another' answers") == 1
 
 
-def test_refused_requests_are_drops_and_lost_ones_are_left_for_resume(run, faulty, tiny_model, tmp_path):
-    ask = ["--model", "served", "--tokenizer", tiny_model, "--base-url"]
-    done = run("collect.py", *ask, faulty("--rate", 1, "--faults", "422"), "--dropped", "d.jsonl", rows=PROBLEMS[:3])
+@pytest.mark.parametrize("script", STAGES)
+def test_faults_cost_no_row(script, run, faulty, tiny_model):
+    """Every fault there is, on 30 % of the requests: all results arrive in one run."""
+    url = faulty("--rate", 0.3, "--faults", ",".join(MENDED))
+    rows = [{**row, "answer": "1"} for row in PROBLEMS]
+    flags = served(tiny_model, url, "--timeout", 4, "--concurrency", 16)
+    if script == "locate.py":
+        rows = [{**row, "completion": "Step 1: 1 + 1 = 3"} for row in rows]
+        flags = ["--judge", "served", "--judge-url", url, "--timeout", 4, "--concurrency", 16]
+    if script == "correct.py":
+        rows = [{**row, "initial_reason_steps": "Step 1:", "rejected": " 3", "full_rejected": " 3"} for row in rows]
+        flags += ["--samples", 3]
+    done = run(script, *flags, rows=rows)
+    assert tally(done, script)[0] == (2 if script == "collect.py" else 1) * len(PROBLEMS)
+
+
+def test_refused_requests_are_drops(run, faulty, tiny_model, tmp_path):
+    url = faulty("--rate", 1, "--faults", "422")
+    done = run("collect.py", *served(tiny_model, url), "--dropped", "d.jsonl", rows=PROBLEMS[:3])
     assert "6 in, 0 kept, 6 dropped (refused by the server 6)" in done.err
+    assert done.err.count("Unprocessable") == 1, "the first of a kind is shown"
     assert json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])["detail"].startswith("Unprocessable")
 
 
-def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model, tmp_path):
-    ask = ["--model", "served", "--tokenizer", tiny_model, "--timeout", 0.5, "--keep", "all", "--samples", 1, "--out", "o.jsonl", "--base-url"]
-    done = run("collect.py", *ask, faulty("--rate", 0.5, "--faults", "hang"), rows=PROBLEMS, code=3)
+def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model):
+    ask = ["--timeout", 0.5, "--keep", "all", "--samples", 1, "--out", "o.jsonl"]
+    url = faulty("--rate", 0.7, "--faults", "hang,crawl")
+    done = run("collect.py", *served(tiny_model, url, *ask), rows=PROBLEMS, code=3)
     kept = tally(done, "collect.py")[0]
     assert 0 < kept < 36 and f"{36 - kept} given up; --resume asks them again" in done.err
-    assert "2 tries failed, the last with: no reply in 0.5 seconds (--timeout)" in done.err
-    done = run("collect.py", *ask, faulty(), "--resume", rows=PROBLEMS)
+    assert "3 tries failed, the last with: no reply in 0.5 seconds (--timeout)" in done.err
+    done = run("collect.py", *served(tiny_model, faulty(), *ask, "--resume", "--timeout", 60), rows=PROBLEMS)
     assert tally(done, "collect.py") == (36, 36, 0)
 
 
-def collect_with(tmp_path, url, tokenizer, *flags, name="rows.jsonl"):
-    return [sys.executable, ROOT / "collect.py", "--model", "served", "--tokenizer", tokenizer, "--base-url", url, "--keep", "all",
-            "--samples", "5", "--concurrency", "4", "--out", tmp_path / name, tmp_path / "problems.jsonl", *flags]
+def test_a_server_that_only_fails_ends_the_run(run, faulty, tiny_model, monkeypatch):
+    monkeypatch.setattr(evaluate, "TRIES", 1)
+    url = faulty("--rate", 1, "--faults", "html")
+    done = run("collect.py", *served(tiny_model, url, "--concurrency", 2), rows=PROBLEMS, code=1)
+    assert "5 rows one after another were given up; see to the server, then go on with --resume" in done.err
+
+
+def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
+    done = run("collect.py", *served(tiny_model, faulty(), "--keep", "all", "--out", "o.jsonl"), rows=PROBLEMS[:3],
+               env={"OPENAI_API_KEY": "sk-very-secret"})
+    written = [path.read_text() for path in tmp_path.glob("o.jsonl*")]
+    assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
+
+
+HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x00 and \x1b[2J",
+           "x" * 2 * 10**5,  # seven times in a row: a line of more than 1 MB
+           "Step 1: " * 10**4, "\\frac{" * 10**4, "(" * 10**4 + "1", "1 + " * 10**4 + "1 = 2", "\\boxed{" * 10**4,
+           "9" * 10**5, "[" * 10**4, "9^9^9^9^9^9 = 1", "\\sqrt[" * 10**4, "{" * 10**4 + '"Step 1": 1' + "}" * 10**4,
+           "\U0001f600" * 10**4, ""]
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_hostile_text_is_data(script, run, faulty, tiny_model):
+    """In every place of a row, and in a server's replies: all is accounted for, each row is one valid line."""
+    rows = [{"id": f"{i}{text[:20]}", "prompt": f"2 + 2? {text}", "answer": text, "solution": text,
+             "initial_reason_steps": f"Step 1: {text}\nStep 2:", "rejected": text, "full_rejected": text,
+             "completion": f"{text}\nStep 1: {text}\nStep 2: 1 + 1 = 3\nThe answer is: {text}"}
+            for i, text in enumerate(HOSTILE)]
+    flags = {"locate.py": ["--judge", "equations"], "collect.py": ["--keep", "all"]}.get(script, [])
+    if script != "correct.py":  # which has nothing to do without a model
+        done = run(script, *flags, rows=rows)
+        assert tally(done, script)[0] == len(rows)
+    for text in ([HOSTILE[0] + HOSTILE[1] + HOSTILE[2], 1], ["x", 2 * 10**6], ["{", 10**4]):
+        url = faulty("--text", json.dumps([text, ["\nFinal Decision: Step 1: incorrect", 1]]))
+        asked = [{**row, "completion": None} for row in rows]
+        if script == "locate.py":
+            done = run(script, "--judge", "served", "--judge-url", url, rows=rows)
+        else:
+            done = run(script, *flags, *served(tiny_model, url), "--samples", 1, "--prompt", "raw", rows=asked)
+        assert tally(done, script)[0] == len(rows)
+        assert all(len(line.decode().splitlines()) == 1 for line in done.stdout.splitlines())
+
+
+# ------------------------------------------------------------------------------------- pipes and interruptions
+
+def wait_for_rows(path, n):
+    while not path.exists() or path.read_bytes().count(b"\n") < n:
+        time.sleep(0.02)
 
 
 def test_interrupt_finishes_what_is_in_flight(faulty, tiny_model, tmp_path):
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
-    process = subprocess.Popen(collect_with(tmp_path, faulty("--delay", 0.2), tiny_model), stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "rows.jsonl").exists() or not (tmp_path / "rows.jsonl").stat().st_size:
-        time.sleep(0.02)
+    """Once it finishes, twice it quits; either way --resume ends with every row."""
+    (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))
+    rows = tmp_path / "rows.jsonl"
+
+    def collect(url, *flags):
+        return start("collect.py", *served(tiny_model, url, "--keep", "all", "--samples", 5, "--concurrency", 4),
+                     "--out", rows, "problems.jsonl", *flags, cwd=tmp_path, stdout=subprocess.DEVNULL,
+                     stderr=subprocess.PIPE, text=True)
+
+    process = collect(faulty("--delay", 0.2))
+    wait_for_rows(rows, 1)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
+    done = rows.read_text().count("\n")
     assert process.returncode == 130 and "finishing what is in flight" in err and "Traceback" not in err
-    rows = (tmp_path / "rows.jsonl").read_text().splitlines()
-    assert 4 < len(rows) < 180 and f"collect.py: {len(rows)} in, {len(rows)} kept" in err
+    assert 4 < done < 180 and f"collect.py: {done} in, {done} kept" in err
+    url = faulty("--rate", 0.1, "--faults", "hang")
+    process = collect(url, "--resume")
+    wait_for_rows(rows, done + 20)
+    process.send_signal(signal.SIGINT)
+    while "finishing" not in process.stderr.readline():
+        pass
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    process = collect(faulty(), "--resume")
+    assert "180 in, 180 kept" in process.communicate(timeout=60)[1] and process.returncode == 0
 
 
-def test_a_closed_pipe_is_quiet(tmp_path):
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers(*[[1]] * 20_000)))
+def test_a_closed_pipe_is_quiet(faulty, tiny_model, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(to_lines(answers(*[[1]] * 20_000)))
     command = f"{sys.executable} {ROOT}/evaluate.py answers.jsonl | head -2; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "141" and done.stderr == ""
+    (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))  # with requests in flight, as in `| head -5`
+    asking = start("collect.py", *served(tiny_model, faulty("--delay", 0.05), "--keep", "all"), "problems.jsonl",
+                   cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    head = [asking.stdout.readline() for _ in range(5)]
+    asking.stdout.close()
+    assert asking.wait(60) == 141 and asking.stderr.read() == b"" and all(json.loads(line) for line in head)
+
+
+def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
+    """A local batch in its thread would else keep a broken pipe from ending the program."""
+    import asyncio
+    tokens = []
+
+    def endless(model, prompts, seeds, limits, ended, temperature, top_p):
+        while not ended([5]) and len(tokens) < 10_000:
+            tokens.append(time.sleep(0.01))
+        return [[5] for _ in prompts]
+
+    async def leave():
+        ask = evaluate.local_engine(tiny_model, tokenizer, (), 1, None, {"max_tokens": 9, "temperature": 0, "top_p": 1})
+        await asyncio.wait({asyncio.create_task(ask("a", 0))}, timeout=0.2)
+
+    tokenizer = evaluate.load_tokenizer(tiny_model)
+    monkeypatch.setattr(evaluate, "sample_batch", endless)
+    asyncio.run(leave())
+    assert 0 < len(tokens) < 10_000
+
+
+def test_a_slow_reader_does_not_hold_up_the_replies(faulty, tiny_model, tmp_path):
+    """While the pipe is full requests go on being answered: none is late and asked for again."""
+    rows = [{**row, "prompt": row["prompt"] + " " * 9000} for row in PROBLEMS]  # a pipe holds 64 KiB
+    (tmp_path / "problems.jsonl").write_text(to_lines(rows))
+    url = faulty("--delay", 0.5)
+    process = start("collect.py", *served(tiny_model, url, "--keep", "all", "--timeout", 3, "--concurrency", 24),
+                    "problems.jsonl", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    lines = [process.stdout.readline()]
+    time.sleep(6)
+    out, err = process.communicate(timeout=60)
+    lines += out.splitlines()
+    made = json.load(urllib.request.urlopen(url))
+    assert process.returncode == 0 and len(lines) == sum(made.values()) == 72, err
+
+
+def pipe_of_stages(tokenizer, url, folder, *flags):
+    """collect | locate | correct, each with a file of its own: c, l, k."""
+    stages, ask = [], served(tokenizer, url, "--concurrency", 4)
+    for script, own in (("collect.py", [*ask, "problems.jsonl", "--out", "c"]),
+                        ("locate.py", ["--judge", "served", "--judge-url", url, "--concurrency", 4, "--out", "l"]),
+                        ("correct.py", [*ask, "--samples", 4, "--out", "k"])):
+        stdin = stages[-1].stdout if stages else subprocess.DEVNULL
+        stages.append(start(script, *own, *flags, cwd=folder, stdin=stdin, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE))
+        if len(stages) > 1:
+            stdin.close()
+    return stages
+
+
+def test_a_pipe_that_is_killed_and_interrupted_goes_on(faulty, tiny_model, tmp_path):
+    """The middle one is killed; resumed, all three get a Ctrl-C; resumed, nothing is missing."""
+    (tmp_path / "problems.jsonl").write_text(to_lines([{**row, "answer": "1"} for row in PROBLEMS]))
+    url = faulty("--delay", 0.05)
+
+    def ends(stages):
+        stages[-1].stdout.read()
+        said = [stage.stderr.read().decode() for stage in stages]
+        assert "Traceback" not in "".join(said), said
+        return [stage.wait(100) for stage in stages], said
+
+    stages = pipe_of_stages(tiny_model, url, tmp_path)
+    wait_for_rows(tmp_path / "l", 3)
+    stages[1].kill()
+    codes, said = ends(stages)
+    assert codes[0] in (0, 141) and codes[1:] == [-signal.SIGKILL, 0], said
+    before = (tmp_path / "l").read_text().count("\n")
+    stages = pipe_of_stages(tiny_model, url, tmp_path, "--resume")
+    wait_for_rows(tmp_path / "l", before + 3)
+    for stage in stages:
+        stage.send_signal(signal.SIGINT)
+    codes, said = ends(stages)
+    assert all(code in (0, 130, 141) for code in codes) and 130 in codes, (codes, said)
+    codes, said = ends(pipe_of_stages(tiny_model, url, tmp_path, "--resume"))
+    assert codes == [0, 0, 0], said
+    came = [int(text.split(" in, ")[0].split()[-1]) for text in said]
+    kept = [(tmp_path / name).read_text().count("\n") for name in "cl"]
+    assert came == [72, *kept] and kept[1] > before, (came, kept)
 
 
 def test_resume_feeds_the_pipe_again(tmp_path):
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers(*[[0]] * 50)))
+    (tmp_path / "answers.jsonl").write_text(to_lines(answers(*[[0]] * 50)))
     for flags in ([], ["--resume"]):
-        done = subprocess.run([sys.executable, ROOT / "collect.py", "answers.jsonl", "--out", "c.jsonl", *flags], cwd=tmp_path,
-                              capture_output=True, text=True)
-        assert len(done.stdout.splitlines()) == 50 and "50 in, 50 kept" in done.stderr
+        child = start("collect.py", "answers.jsonl", "--out", "c.jsonl", *flags, cwd=tmp_path, stdout=subprocess.PIPE,
+                      stderr=subprocess.PIPE, text=True)
+        out, err = child.communicate(timeout=60)
+        assert len(out.splitlines()) == 50 and "50 in, 50 kept" in err
 
 
 def test_an_id_that_stands_twice_is_counted(run):
     done = run("collect.py", rows=answers([0], [0]) + answers([0]))
     assert "3 in, 2 kept, 1 dropped (duplicate id 1)" in done.err
+    for _ in range(2):  # and found again when the run is resumed
+        done = run("collect.py", "--out", "c.jsonl", "--resume", rows=answers([0], [0]) + answers([0], [1]))
+        assert "4 in, 2 kept, 2 dropped (duplicate id 2)" in done.err
+    none = [{**row, "id": None} for row in answers([0], [0])]
+    assert "2 in, 2 kept" in run("collect.py", rows=none).err, "no id is no name to share"
 
 
-def test_a_full_disk_costs_nothing_but_time(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True).returncode:
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a file system of 128 KiB; its method is mount's -o."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("may not mount a small tmpfs here")
-    try:
-        rows = answers(*[[0]] * 2000)
-        (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        command = [sys.executable, ROOT / "collect.py", tmp_path / "answers.jsonl", "--out", disk / "rows.jsonl"]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert done.returncode == 1 and "No space left on device; what is there is kept" in done.stderr
-        assert "Traceback" not in done.stderr
-        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
-        done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-        assert done.returncode == 0 and "2000 in, 2000 kept" in done.stderr, done.stderr
-        ids = [json.loads(line)["id"] for line in open(disk / "rows.jsonl")]
-        assert sorted(ids) == sorted(row["id"] for row in rows)
-    finally:
-        subprocess.run(["umount", disk])
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
-def test_a_pipe_whose_middle_is_killed_goes_on(faulty, tiny_model, tmp_path):
-    """Each stage keeps its own file; after a kill of the middle one all three are resumed and nothing is missing."""
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps({**row, "answer": "1"}) + "\n" for row in PROBLEMS))
-    url = faulty("--delay", 0.05)
-    ask = ["--model", "served", "--tokenizer", tiny_model, "--base-url", url, "--concurrency", "4"]
-
-    def start(*flags):
-        stages, pipe = [], None
-        for script, own in (("collect.py", [*ask, "problems.jsonl", "--out", "c"]),
-                            ("locate.py", ["--judge", "served", "--judge-url", url, "--concurrency", "4", "--out", "l"]),
-                            ("correct.py", [*ask, "--samples", "4", "--out", "k"])):
-            stages.append(subprocess.Popen([sys.executable, ROOT / script, *map(str, own), *flags], cwd=tmp_path, stdin=pipe,
-                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-            if pipe:
-                pipe.close()
-            pipe = stages[-1].stdout
-        return stages
-
-    stages = start()
-    while not (tmp_path / "l").exists() or len((tmp_path / "l").read_text().splitlines()) < 3:
-        time.sleep(0.05)
-    stages[1].kill()
-    for stage in stages[::-1]:
-        stage.wait(timeout=100)
-        assert "Traceback" not in stage.stderr.read()
-    assert stages[0].returncode in (0, 141)
-    stages = start("--resume")
-    said = [stage.communicate(timeout=200)[1] if stage is stages[-1] else (stage.wait(timeout=200), stage.stderr.read())[1]
-            for stage in stages[::-1]][::-1]
-    assert [stage.returncode for stage in stages] == [0, 0, 0], said
-    count = [tuple(int(word) for word in text.split(" in, ")[0].split()[-1:]) for text in said]
-    kept = [len((tmp_path / name).read_text().splitlines()) for name in "cl"]
-    assert count[0] == (72,) and count[1] == (kept[0],) and count[2] == (kept[1],)
+def test_a_full_disk_costs_nothing_but_time(run, disk):
+    rows = answers(*[[0]] * 2000)
+    done = run("collect.py", "--out", disk / "rows.jsonl", rows=rows, code=1)
+    assert "No space left on device; what is there is kept" in done.err
+    assert all(json.loads(line) for line in open(disk / "rows.jsonl"))
+    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    done = run("collect.py", "--out", disk / "rows.jsonl", "--resume", rows=rows)
+    assert "2000 in, 2000 kept" in done.err
+    assert sorted(json.loads(line)["id"] for line in open(disk / "rows.jsonl")) == sorted(row["id"] for row in rows)
 
 
-def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
-    done = run("collect.py", "--model", "served", "--tokenizer", tiny_model, "--base-url", faulty(), "--keep", "all",
-               "--out", "o.jsonl", rows=PROBLEMS[:3], env={"OPENAI_API_KEY": "sk-very-secret"})
-    written = [path.read_text() for path in tmp_path.glob("o.jsonl*")]
-    assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
+def test_a_read_only_output_is_refused(run, disk):
+    run("collect.py", "--out", disk / "rows.jsonl", rows=answers([0]))
+    before = {path: path.read_bytes() for path in disk.iterdir()}
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    done = run("collect.py", "--out", disk / "rows.jsonl", "--resume", rows=answers([0], [0]), code=2)
+    assert "rows.jsonl.done: Read-only file system; make it writable or name another file" in done.err
+    assert {path: path.read_bytes() for path in disk.iterdir()} == before
+
+
+def test_rows_flow_through_in_flat_memory(tmp_path):
+    """Seven thousand rows of 4 KB more cost less than a tenth of themselves."""
+    peak = ("import runpy, sys\nsys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)")
+    for script, flags in (("collect.py", []), ("locate.py", ["--judge", "equations"])):
+        peaks = []
+        for n in (1000, 8000):
+            rows = ({"id": f"{i}", "prompt": f"1 + 1? {i:4000}", "answer": "2",
+                     "completion": "Step 1: 1 + 1 = 3.\nThe answer is: 3"} for i in range(n))
+            (tmp_path / "rows.jsonl").write_text(to_lines(rows))
+            done = subprocess.run([sys.executable, "-c", peak, ROOT / script, "rows.jsonl", *flags], cwd=tmp_path,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                  env={**os.environ, "PYTHONPATH": str(ROOT)})
+            assert f"{n} in, {n} kept" in done.stderr, done.stderr
+            peaks.append(int(done.stderr.split()[-1]))
+        assert peaks[1] - peaks[0] < 2800, f"{script}: peaks of {peaks} KiB"

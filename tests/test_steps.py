@@ -14,11 +14,13 @@ from steps import PREFIX, Output, UserError, cut_step, encode_step, find_steps, 
 
 # completion -> what its parts are
 SPLITS = {
-    "Let's think.\nStep 1: a\nStep 2: b\nThe answer is: 3": ["Let's think.\n", "Step 1: a\n", "Step 2: b\nThe answer is: 3"],
+    "Let's think.\nStep 1: a\nStep 2: b\nThe answer is: 3":
+        ["Let's think.\n", "Step 1: a\n", "Step 2: b\nThe answer is: 3"],
     "**Step 1:** a\n**Step 2:** b": ["", "**Step 1:** a\n", "**Step 2:** b"],
     "### Step 1\na\n### Step 2: b\nc": ["", "### Step 1\na\n", "### Step 2: b\nc"],
     "Step 1. a\nStep 2. b": ["", "Step 1. a\n", "Step 2. b"],
-    "Step 1: by Step 2: no\nStep 2.5 is not one\nStep 2: b": ["", "Step 1: by Step 2: no\nStep 2.5 is not one\n", "Step 2: b"],
+    "Step 1: by Step 2: no\nStep 2.5 is not one\nStep 2: b":
+        ["", "Step 1: by Step 2: no\nStep 2.5 is not one\n", "Step 2: b"],
     "Step 1: a\nStep 1: again\nStep 3: c": ["", "Step 1: a\nStep 1: again\n", "Step 3: c"],
     "Let's think step by step. Step 1: a\nStep 2: b": ["Let's think step by step. ", "Step 1: a\n", "Step 2: b"],
     "Let's think step by step. \nStep 1: a": ["Let's think step by step. \n", "Step 1: a"],
@@ -34,7 +36,8 @@ def test_split(completion):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["Step ", "1", "2", "3", ":", ".", "\n", " ", "**", "#", "a", "The answer is: 4", "\u2028"])))
+@given(st.lists(st.sampled_from(["Step ", "1", "2", "3", ":", ".", "\n", " ", "**", "#", "a", "The answer is: 4",
+                                 "\u2028"])))
 def test_parts_join_back_and_steps_are_cut_alike(pieces):
     completion = "".join(pieces)
     assert "".join(split_steps(completion)) == completion
@@ -52,7 +55,8 @@ def test_real_answers_join_back():
 
 
 def test_long_hostile_texts_split_at_once():
-    for text in ("\n" * 10**6, "Step " * 200_000, "Step 1: " * 100_000, "\n \n" * 300_000 + "x", "." + " " * 10**6, "**" * 500_000):
+    for text in ("\n" * 10**6, "Step " * 200_000, "Step 1: " * 100_000, "\n \n" * 300_000 + "x", "." + " " * 10**6,
+                 "**" * 500_000):
         assert "".join(split_steps(text)) == text
 
 
@@ -61,7 +65,8 @@ def test_prompt_formats(tiny_model):
     for prompt in steps.PROMPTS:
         asked = render_prompt(tokenizer, "2 {braces} \\boxed?", prompt, PREFIX)
         assert "2 {braces} \\boxed?" in asked and asked.endswith(PREFIX)
-        assert render_prompt(tokenizer, "p", prompt, PREFIX + " so") == render_prompt(tokenizer, "p", prompt, PREFIX) + " so"
+        asked = render_prompt(tokenizer, "p", prompt, PREFIX)
+        assert render_prompt(tokenizer, "p", prompt, PREFIX + " so") == asked + " so"
     assert render_prompt(tokenizer, "p", "deepseek-math", "So").endswith("Assistant: So")
     assert render_prompt(tokenizer, "p", "deepseek-math", " So").endswith("Assistant: So")
     assert render_prompt(tokenizer, "p", "alpaca", "So").endswith("### Response:\nSo")
@@ -82,7 +87,8 @@ def test_beginning_of_sequence_stands_once(tmp_path):
 
 def test_no_token_is_cut_at_the_joint(tiny_model):
     tokenizer = steps.load_tokenizer(tiny_model)
-    for context, step in (("Step 1:", " We add"), ("Step 1: ", "We"), ("is 1", "2 + 3"), ("", "x"), ("a\u00e9", "\u00e9b"), ("a", "\ud800b")):
+    for context, step in (("Step 1:", " We add"), ("Step 1: ", "We"), ("is 1", "2 + 3"), ("", "x"),
+                          ("a\u00e9", "\u00e9b"), ("a", "\ud800b")):
         ids, n = encode_step(tokenizer, context + step, step)
         assert ids == steps.encode(tokenizer, context + step)
         assert len(tokenizer.decode(ids[:n])) <= len(context)
@@ -93,7 +99,9 @@ BAD_LINES = {
     b'{"prompt": "p", "answer": "1"\n': "in.jsonl:1: not JSON", b"[1]\n": "in.jsonl:1: a list, not a JSON object",
     b'{"answer": "1"}\n': "in.jsonl:1: no 'prompt'", b'{"prompt": 3, "answer": "1"}\n': "'prompt' is 3, not a string",
     b'{"prompt": "p"}\n': "no 'answer'", b"": "no rows", b"\n\n": "no rows", b"\xff\xfe\x00": "not JSON",
-    b'{"prompt": "p", "answer": ["1", "2"]}\n': "'answer' is", b"[" * 100_000: "not JSON", b"1" * 10_000 + b"\n": "not JSON",
+    b'{"prompt": "p", "answer": ["1", "2"]}\n': "'answer' is", b"[" * 100_000: "not JSON",
+    b"1" * 10_000 + b"\n": "not JSON", b'{"prompt": "p", "answer": null}': "'answer' is null, not a string",
+    b'{"prompt": "p", "answer": "1", "x": ' + b"[" * 500 + b"]" * 500 + b"}": "nested more than 100 deep",
 }
 
 
@@ -107,9 +115,10 @@ def test_bad_lines_name_place_and_fact(tmp_path, data, monkeypatch):
 
 def test_rows_are_made_uniform_at_the_edge(tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"answer": ["7"]}\n\n{"id": 5, "answer": 3}\n{"answer": "x\xe2\x80\xa8y", "id": "a"}')
+    path.write_bytes(b'\xef\xbb\xbf{"answer": ["7"]}\n\n{"id": 5, "answer": 3}\n'
+                     b'{"answer": "x\xe2\x80\xa8y", "id": "a"}\n{"id": null, "answer": "1"}')
     rows = list(steps.read_rows(str(path), ("answer",)))
-    assert [(row["id"], row["answer"]) for row in rows] == [("1", "7"), ("5", "3"), ("a", "x\u2028y")]
+    assert [(row["id"], row["answer"]) for row in rows] == [("1", "7"), ("5", "3"), ("a", "x\u2028y"), ("5", "1")]
 
 
 def test_any_text_makes_one_valid_line():
@@ -127,7 +136,7 @@ def test_output_is_taken_up_after_any_cut(tmp_path):
     def write(path, todo, resume=False):
         output = Output("stage", str(path), resume=resume, settings={"seed": 1})
         for unit in todo:
-            if unit["id"] not in output.fate:
+            if hash(unit["id"]) not in output.earlier:
                 lost = int(unit["id"]) % 3 == 0
                 output.write(unit["id"], [{**unit, "drop": "why"}] if lost else [unit, {**unit, "twin": 1}])
         for file in (output.out, output.dropped, output.journal):
@@ -161,9 +170,55 @@ def test_output_refuses_what_would_do_damage(tmp_path):
     other = "import sys, steps; steps.Output('stage', sys.argv[1], resume=True, settings={'seed': 2})"
     done = subprocess.run([sys.executable, "-c", other, path + "2"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    done = subprocess.run([sys.executable, "-c", other.replace("2}", "3}"), path + "2"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", other.replace("2}", "3}"), path + "2"], cwd=ROOT, capture_output=True,
+                          text=True)
     assert "made with another --seed; resume with the same settings" in done.stderr
     with pytest.raises(UserError, match="--resume needs --out FILE"):
         Output("stage", resume=True)
-    with pytest.raises(UserError, match="Is a directory|No such file"):
+    with pytest.raises(UserError, match="No such file"):
         Output("stage", str(tmp_path / "no" / "folder" / "rows"))
+    kept = Output("stage", dropped=str(tmp_path / "dropped"))  # a pipe's dropped rows have a lock, too
+    with pytest.raises(UserError, match="another process is writing it"):
+        Output("stage", dropped=str(tmp_path / "dropped"))
+    kept.write("a", [{"id": "a", "drop": "all are"}])
+    with pytest.raises(UserError, match="dropped: exists"):  # though no row was kept
+        Output("stage", dropped=str(tmp_path / "dropped"))
+
+
+def test_dropped_rows_may_be_thrown_away(tmp_path):
+    for todo in (["a"], ["a", "b"]):
+        output = Output("stage", str(tmp_path / "rows"), "/dev/null", resume=len(todo) > 1)
+        for unit in todo:
+            if hash(unit) not in output.earlier:
+                output.write(unit, [{"id": unit, "drop": "why"}])
+        for file in (output.out, output.dropped, output.journal):
+            os.close(file)
+        assert output.tally() == f"stage: {len(todo)} in, 0 kept, {len(todo)} dropped (why {len(todo)})"
+
+
+@pytest.mark.parametrize("which", ["out", "dropped", "journal"])
+def test_a_unit_that_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch, which):
+    """The disk is full in the middle of a line; what other tasks then still write must not stand behind half a line."""
+    output = Output("stage", str(tmp_path / "rows"))
+    output.write("a", [{"id": "a"}])
+    write, full = os.write, getattr(output, which)
+
+    def half(file, data):
+        if file == full:
+            if len(data) < 10:
+                raise OSError(28, "No space left on device")
+            data = data[:-5]
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(UserError, match="rows: No space left on device; what is there is kept"):
+            output.write("b", [{"id": "b", "text": "long enough"} | ({"drop": "why"} if which == "dropped" else {})])
+        if which == "journal":
+            with pytest.raises(UserError, match="No space left"):
+                steps.asyncio.run(output.once("c", 1, lambda: steps.asyncio.sleep(0, ["a reply"])))
+    output.write("d", [{"id": "d"}])
+    for file in (output.out, output.dropped, output.journal):
+        os.close(file)
+    again = Output("stage", str(tmp_path / "rows"), resume=True)
+    assert again.earlier == {hash("a"), hash("d")} and (tmp_path / "rows").read_text() == '{"id": "a"}\n{"id": "d"}\n'
