@@ -579,7 +579,9 @@ def score(args, judges):
         row, parts, _ = labelled(row, args.score)
         found, words = await agree(row, parts, judges)
         count += 1
-        return [{**row, "judge": args.judge, "found": found, "verdict": words}]
+        row = {**row, "judge": args.judge, "found": found, "verdict": words}
+        remember(row)  # here too: a person who goes back says something else
+        return [row]
 
     def remember(row):
         said[row["id"]] = row["found"], labelled(row, args.score)[2]

@@ -13,12 +13,12 @@ import time
 from fractions import Fraction
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, needs_shared
+from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
 import locate as module
 from evaluate import Reply
-from locate import (Verdict, agree, find_equations, holds, judge_equations, judge_text, llm_judge, locate, parse_verdict,
-                    rollouts_judge)
+from locate import (Verdict, agree, find_equations, holds, judge_equations, judge_text, llm_judge, locate,
+                    parse_verdict, rollouts_judge)
 from steps import PREFIX, Refused, split_steps
 
 sys.path.insert(0, str(ROOT / "demo"))
@@ -135,18 +135,19 @@ def test_a_refusal_costs_this_verdict_only(monkeypatch):
     assert found == 2 and words == {"served": [labels(2), "I may not.", labels(2)]}
 
 
-def test_a_model_folder_judges_through_the_same_sampling_code(run, tiny_model):
-    """Nonsense, but the model's own: greedy, so that it says the same again, and accounted for."""
-    rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer is: 9"} for i in range(3)]
-    flags = ["--judge", tiny_model, "--max-tokens", 16, "--dropped", "d.jsonl"]
-    done = run("locate.py", *flags, rows=rows)
+def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
+    """Nonsense, but the model's own, greedy, whatever else is in the batch, and accounted for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    make_model(tmp_path / "M", max_position_embeddings=2048)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
+    rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
+    flags = ["--judge", "M", "--max-tokens", 16]
+    done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
     assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
-    one = run("locate.py", "--judge", tiny_model, "--max-tokens", 16, "--score", "-", rows=[
-        {**row, "bad_step": 1} for row in rows]).rows
-    two = run("locate.py", "--judge", tiny_model, "--max-tokens", 16, "--score", "-", "--batch-size", 2, rows=[
-        {**row, "bad_step": 1} for row in rows]).rows
-    words = [{row["id"]: row["verdict"][tiny_model] for row in rows} for rows in (one, two)]
-    assert words[0] == words[1] and any(words[0].values())
+    dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}
+    scored = run("locate.py", *flags, "--batch-size", 2, "--score", "-", rows=[{**row, "bad_step": 1} for row in rows])
+    assert {row["id"]: row["verdict"]["M"] for row in scored.rows} == dropped and any(dropped.values())
+    assert "per 1,000 rows    3000 replies" in scored.err
 
 
 def test_judges_must_agree():
@@ -157,11 +158,12 @@ def test_judges_must_agree():
             said.append(1)
             return Verdict(next(verdicts), "words")
         return {str(n): judge for n in range(len(verdicts))}
-    for verdicts, found, n in (((2, 2), 2, 2), ((0, 0), 0, 2), ((1, 2), "judges disagree", 2), ((0, 2), "judges disagree", 2),
-                               ((1, "cannot tell"), "cannot tell", 2), (("cannot tell", 1), "cannot tell", 1),
-                               ((1, 2, 2), "judges disagree", 2)):
+    for verdicts, found, n in (((2, 2), 2, 2), ((0, 0), 0, 2), ((1, 2), "judges disagree", 2),
+                               ((0, 2), "judges disagree", 2), ((1, "cannot tell"), "cannot tell", 2),
+                               (("cannot tell", 1), "cannot tell", 1), ((1, 2, 2), "judges disagree", 2)):
         said.clear()
-        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found and len(said) == n  # what is lost costs no more
+        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found
+        assert len(said) == n  # what is lost costs no more
 
 
 # ---------------------------------------------------------------------------------------------- equations
@@ -175,7 +177,8 @@ EQUATIONS = {  # step -> equations that are read in it, None for one with an unr
     "a total of 3 + 4 = 7": ["3 + 4 = 7"], "20 apples x $0.45/apple = $9": ["20 * 0.45 = 9"],
     "(3 + 4 = 7)": ["3 + 4 = 7"], "- 3 + 4 = 7": ["3 + 4 = 7"], "$1,200 - $200 = $1,000": ["1,200 - 200 = 1,000"],
     r"49{,}994 + 6 = 50{,}000": ["49,994 + 6 = 50,000"], "We had 3. 4 + 1 = 5": ["4 + 1 = 5"],
-    "It is 5 apples (3 + 2 = 5).": ["3 + 2 = 5"], "gives -5 + 3 = -2": ["- 5 + 3 = - 2"], "x = 3 + 4 = 7": ["3 + 4 = 7"],
+    "It is 5 apples (3 + 2 = 5).": ["3 + 2 = 5"], "gives -5 + 3 = -2": ["- 5 + 3 = - 2"],
+    "x = 3 + 4 = 7": ["3 + 4 = 7"],
     "5km + 3km = 8km": ["5 + 3 = 8"], "[3 + 4] * 2 = 14": ["( 3 + 4 ) * 2 = 14"], "2 + 2 == 4": [], "x = 5": [],
     r"\begin{aligned} 3 + 4 &= 7 \\ &= 14/2 \end{aligned}": ["3 + 4 = 7"], "3 + 4 ≈ 7": [],
 }
@@ -187,27 +190,34 @@ def test_equations_are_read_whole(text):
     assert read == EQUATIONS[text]
 
 
-TRUE = r"""12 / 5 = 2 remainder 2|3 + 4 = 7x|2x + 3 = 7|3 x + 4 = 19|3ab + 4 = 19|3^2 + 4^2 = 25|3² + 4² = 25
-2 \sqrt{9 + 16} = 10|√9 + 16 = 19|f(3) + 1 = 5|x - 3 = 5|Total - 5 = 15|2(3 + 4) = 14|2 (3 + 4) = 14|(2) (3 + 4) = 14
-1 1/2 + 1/2 = 2|3 and 1/2 + 1/2 = 4|7/2 = 3 1/2|3 ½ + 1 = 4 ½|1 + 1 = 2 and a half - a half|20% of 50 + 2 = 12
-|3 - 5| = 2|3 + 4 = 7 thousand|half of 30 + 4 = 19|two thirds of 30 + 4 = 24|the square root of 9 + 16 = 19|10 mod 3 + 1 = 2
-\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}|3! + 1 = 7|x_1 + 3 = 5|log2 + 1 = 1.3|2\pi + 1 = 7.28
-3,5 + 1 = 4,5|2 + 3,5 = 5,5|1.200 + 300 = 1.500|1 200 + 300 = 1 500|1\,200 + 300 = 1\,500|1,00,000 + 5 = 1,00,005
-12 : 4 + 2 = 5|3:2 = 6:4|11:30 + 45 = 12:15|€5 + €4 * 2 = €13|£5 + £4 = £9|50 cents + 50 cents = $1|.5 + 1 = 1.5
-5 hours + 30 minutes = 330 minutes|50 + 25 = 0.75|15 / 60 * 100 = 25%|25 percent * 80 = 20|100 / 3 = 33|100 / 3 = 33.3
-33.3 * 3 = 100|max(3, 4 + 5) = 9|gcd(12, 5 + 3) = 4|5 choose 2 + 1 = 11|2 dozen + 1 = 25|10^2 + 1 = 101|2e3 + 1 = 2001
-1 + 2 + ... + 10 = 55|3 • 4 + 1 = 13|3 ⋆ 4 + 1 = 13|¬3 + 4 = 5|∑3 + 4 = 9|5 - [3 + 1] = 1|30° + 60° = 90°|3 + 4 <= 8|3 + 4 != 8
-\frac12 + 1 = 1.5|\binom{5}{2} + 1 = 11|11 + 3 = 2 o'clock|3 times 4 + 2 = 14|2 less than 3 + 4 = 5|7 = 3 + 4""".split("\n")
+TRUE = r"""
+12 / 5 = 2 remainder 2; 3 + 4 = 7x; 2x + 3 = 7; 3 x + 4 = 19; 3ab + 4 = 19; x - 3 = 5; x_1 + 3 = 5; Total - 5 = 15
+3^2 + 4^2 = 25; 3² + 4² = 25; 10^2 + 1 = 101; 2e3 + 1 = 2001; 3! + 1 = 7; |3 - 5| = 2; 10 mod 3 + 1 = 2; log2 + 1 = 1.3
+2 \sqrt{9 + 16} = 10; √9 + 16 = 19; the square root of 9 + 16 = 19; f(3) + 1 = 5; max(3, 4 + 5) = 9; gcd(12, 5 + 3) = 4
+2(3 + 4) = 14; 2 (3 + 4) = 14; (2) (3 + 4) = 14; 5 - [3 + 1] = 1; 2\pi + 1 = 7.28; \binom{5}{2} + 1 = 11; 7 = 3 + 4
+1 1/2 + 1/2 = 2; 3 and 1/2 + 1/2 = 4; 7/2 = 3 1/2; 3 ½ + 1 = 4 ½; 2 + 2 = 4 and a half - a half; \frac12 + 1 = 1.5
+20% of 50 + 2 = 12; half of 30 + 4 = 19; two thirds of 30 + 4 = 24; 25 percent * 80 = 20; 15 / 60 * 100 = 25%
+3 + 4 = 7 thousand; 2 dozen + 1 = 25; 3 times 4 + 2 = 14; 2 less than 3 + 4 = 5; 5 choose 2 + 1 = 11
+3,5 + 1 = 4,5; 2 + 3,5 = 5,5; 1.200 + 300 = 1.500; 1 200 + 300 = 1 500; 1\,200 + 300 = 1\,500; 1,00,000 + 5 = 1,00,005
+12 : 4 + 2 = 5; 3:2 = 6:4; 11:30 + 45 = 12:15; 11 + 3 = 2 o'clock; 30° + 60° = 90°; .5 + 1 = 1.5; 50 + 25 = 0.75
+€5 + €4 * 2 = €13; £5 + £4 = £9; 50 cents + 50 cents = $1; 5 hours + 30 minutes = 330 minutes
+100 / 3 = 33; 100 / 3 = 33.3; 33.3 * 3 = 100; 1 + 2 + ... + 10 = 55; 3 + 4 <= 8; 3 + 4 != 8
+3 • 4 + 1 = 13; 3 ⋆ 4 + 1 = 13; ¬3 + 4 = 5; ∑3 + 4 = 9
+\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}""".strip().replace("\n", "; ").split("; ")
 
 
-@pytest.mark.parametrize("text", [text for line in TRUE for text in re.split(r"\|(?!3 - 5|\s)(?<!5\|)", line)])
+def called_false(text):
+    return any(holds(*equation) is False for equation in find_equations(text) if None not in equation)
+
+
+@pytest.mark.parametrize("text", TRUE)
 def test_what_is_true_in_odd_notation_is_not_called_false(text):
-    assert all(None in (left, right) or holds(left, right, units) is not False for left, right, units in find_equations(text))
+    assert not called_false(text)
 
 
 def test_a_sum_that_is_broken_over_lines_is_not_read_in_halves():
     for text in ("10 +\n15 + 3 = 28", "15 + 3\n+ 10 = 28", "2 * 3 = 5 +\n1"):
-        assert all(None in (e.left, e.right) or holds(*e) is not False for e in find_equations(text))
+        assert not called_false(text)
 
 
 PROBLEM = {"prompt": "Ann has 35 beads. She loses 17, then twelve new ones arrive, and she keeps 25% of them."}
@@ -222,7 +232,8 @@ STEPS = [  # steps, what the judge says
     (["35 / 17 = 2.06"], 0), (["35 / 17 = 2"], "cannot tell"), (["35 / 17 = 2.16"], 1),
     (["35 - 17 = eighteen"], "cannot tell"), (["35 / (17 - 17) = 0"], "cannot tell"),
     (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
-    (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"), (["35 - 17 = 19 - 2"], 1),
+    (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"),
+    (["35 - 17 = 19 - 2"], 1),
     (["Wait, 35 - 17 = 28 is wrong: 35 - 17 = 18."], "cannot tell"), (["If 35 - 17 = 28, she is rich."], "cannot tell"),
 ]
 
@@ -255,10 +266,10 @@ def test_equations_and_the_last_line(completion, answer, expected):
 
 def test_equations_judge_is_quick_on_hostile_steps():
     begin = time.process_time()
-    for step in ("9" * 10**5 + " + 1 = 2", "(" * 10**5 + "1 = 2", "1 + " * 50_000 + "1 = 3", "1 = " * 50_000, "- " * 10**5,
-                 "\\frac{" * 20_000, "1 " * 10**5, " " * 10**5, "3 x" * 50_000, "{" * 10**5, "1,1" * 50_000, "1" + " " * 10**5,
-                 "1 " + "a" * 10**5, "1 a a a a" * 20_000, "\n" * 10**5, "1/" * 50_000, "1. " * 50_000):
-        judge_equations(PROBLEM, ["", step])
+    for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r", "1/"):
+        many = piece * (30_000 // len(piece))
+        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
+        judge_equations(PROBLEM, ["", f"{many}1 = 2"])
     assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
 
 
@@ -299,7 +310,8 @@ def fresh_step(value, dice, slip):
     if sign == "/" and dice.random() < 0.5:
         left = rf"\{dice.choice(['', 'd'])}frac{{{written(value, dice)}}}{{{written(b, dice)}}}"
     if sign in "+*" and dice.random() < 0.2:
-        left = f"({left})" if dice.random() < 0.5 else f"{left} = {written(b, dice)}{dice.choice(spell)}{written(value, dice)}"
+        turned = f"{left} = {written(b, dice)}{dice.choice(spell)}{written(value, dice)}"
+        left = f"({left})" if dice.random() < 0.5 else turned
     if sign == "*" and dice.random() < 0.3:
         left = f"{written(b * 100, dice)}{dice.choice(['%', chr(92) + '%'])} * {written(value, dice)}"
     said = f"{left} = {written(result, dice)}{unit}"
@@ -310,9 +322,9 @@ def fresh_step(value, dice, slip):
 
 def test_precision_on_wordings_and_formats_that_nobody_tuned_to():
     """Truth by construction: each answer has at most one slip, which later steps go on from."""
-    dice, odd = random.Random(5), [text for line in TRUE for text in line.split("|") if "=" in text]
+    dice = random.Random(5)
     told = {True: [], False: []}  # whether an answer holds an odd notation -> (found, truth)
-    for _ in range(600):
+    for _ in range(400):
         value, steps, operands = Fraction(dice.randint(10, 3000)), [], []
         operands.append(value)
         bad_step = dice.choice([0, 1, 2, 3, 4])
@@ -321,13 +333,13 @@ def test_precision_on_wordings_and_formats_that_nobody_tuned_to():
             slip = dice.choice([-100, -10, -2, 1, 2, 9, 10, 90]) if k == bad_step else 0
             b, value, text = fresh_step(value, dice, slip)
             operands.append(b)
-            steps.append(f"Step {k}: {text}\n" + (dice.choice(odd) + "\n" if mixed and dice.random() < 0.5 else ""))
+            steps.append(f"Step {k}: {text}\n" + (dice.choice(TRUE) + "\n" if mixed and dice.random() < 0.5 else ""))
         row = {"prompt": "Take " + ", then ".join(written(b, dice) for b in operands) + "."}
         told[mixed].append((judge_equations(row, ["", *steps]).bad_step, bad_step))
     named = [found == truth for both in told.values() for found, truth in both if found and found != "cannot tell"]
     found = sum(found == truth > 0 for found, truth in told[False]) / sum(truth > 0 for _, truth in told[False])
-    print(f"named {len(named)}, precision {sum(named) / len(named):.4f}, found {found:.2f} where no odd notation stands")
-    assert sum(named) / len(named) > 0.99 and len(named) > 250 and found > 0.75
+    print(f"named {len(named)}, precision {sum(named) / len(named):.4f}, found {found:.2f} without odd notations")
+    assert sum(named) / len(named) > 0.99 and len(named) > 180 and found > 0.75
     assert not [both for both in told[False] if both[0] == 0 and both[1]], "what is wrong is not found right"
 
 
@@ -403,7 +415,8 @@ def test_the_cut(bad_step, header, rejected):
 
 def test_drops_have_reasons():
     assert located(ANSWER, 0)["drop"] == "no error found"
-    assert located(ANSWER, "unparsed")["drop"] == "unparsed" and located(ANSWER, "unparsed")["verdict"] == {"0": "words"}
+    unparsed = located(ANSWER, "unparsed")
+    assert unparsed["drop"] == "unparsed" and unparsed["verdict"] == {"0": "words"}
     assert located(ANSWER, 1, 2)["drop"] == "judges disagree" and located(ANSWER, 2, 2)["bad_step"] == 2
     assert located(ANSWER, 1, "cannot tell")["drop"] == "cannot tell"
     assert located(ANSWER, 1, correct=True)["drop"] == "answer is right"
@@ -486,25 +499,25 @@ def test_answers_that_share_a_prefix_share_its_probe():
     assert rollouts([0.5, 0.5, 0.0], rows=5)[1] == rollouts([0.5, 0.5, 0.0])[1]
 
 
-@pytest.mark.parametrize("flags", [[], ["--scan"]])
-def test_rollouts_of_a_real_model(run, taught_model, tmp_path, flags):
+def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
     """A drop keeps its probes too; whatever else is in the batch, a prefix has one value; a kill repeats nothing."""
-    rows = [{**row, "completion": row["solution"].replace(f"= {row['answer']}.", "= 99.").replace(f"is: {row['answer']}", "is: 99")}
+    rows = [{**row, "completion": re.sub(rf"(= |is: ){row['answer']}\b", r"\g<1>99", row["solution"])}
             for row in PROBLEMS[:12]]
-    flags = ["--judge", "rollouts", "--model", taught_model, "--temperature", 1, "--rollouts", 6, "--max-tokens", 60, *flags]
-    run("locate.py", *flags, "--out", "a.jsonl", rows=rows)
-    run("locate.py", *flags, "--out", "b.jsonl", "--batch-size", 5, rows=rows[::-1])
-    a, b = ({row["id"]: row for end in ("", ".dropped.jsonl") for row in map(json.loads, open(tmp_path / (name + end)))}
-            for name in ("a.jsonl", "b.jsonl"))
-    assert a == b and len(a) == 12 and all(row["verdict"]["rollouts"]["probes"]["0"][1] == 6 for row in a.values())
-    assert sum(row.get("bad_step") == 2 for row in a.values()) >= 6, "the model was taught these, the slip is in step 2"
-    journal = (tmp_path / "a.jsonl.done").read_bytes().splitlines(keepends=True)
+    flags = ["--judge", "rollouts", "--model", taught_model, "--temperature", 1, "--rollouts", 6, "--max-tokens", 60]
+
+    def judged(name, rows, *more):
+        run("locate.py", *flags, "--out", name, *more, rows=rows)
+        lines = [line for end in ("", ".dropped.jsonl") for line in open(tmp_path / (name + end))]
+        return {row["id"]: row for row in map(json.loads, lines)}
+    whole = judged("a", rows)
+    assert len(whole) == 12 and all(row["verdict"]["rollouts"]["probes"]["0"][1] == 6 for row in whole.values())
+    assert sum(row.get("bad_step") == 2 for row in whole.values()) >= 6, "the model was taught these, step 2 slips"
+    assert judged("b", rows[::-1], "--batch-size", 5) == whole
+    journal = (tmp_path / "a.done").read_bytes().splitlines(keepends=True)
     replies = [line for line in journal if b'"reply"' in line]
-    (tmp_path / "c.jsonl.done").write_bytes(b"".join([journal[0], *replies]))  # killed before any row was whole
-    done = run("locate.py", *flags, "--out", "c.jsonl", "--resume", rows=rows)
-    c = {row["id"]: row for end in ("", ".dropped.jsonl") for row in map(json.loads, open(tmp_path / ("c.jsonl" + end)))}
-    assert c == a and "12 in" in done.err
-    assert len((tmp_path / "c.jsonl.done").read_bytes().splitlines()) == len(journal), "nothing was sampled again"
+    (tmp_path / "c.done").write_bytes(b"".join([journal[0], *replies]))  # killed before any row was whole
+    assert judged("c", rows, "--resume") == whole
+    assert len((tmp_path / "c.done").read_bytes().splitlines()) == len(journal), "nothing was sampled again"
 
 
 def test_rollouts_need_a_policy(run):
@@ -565,10 +578,11 @@ def test_a_person_is_scored_one_row_at_a_time(tmp_path):
 # -------------------------------------------------------------------------------------------------- score
 
 RIGHT = "Ann has 5 and 3. 5 + 3 = 8"
+THREE = {"problem": "5 and 3 and 2", "final_answer_correct": False}
 BENCH = [
-    {"id": "a", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "final_answer_correct": False, "label": 1},
-    {"id": "b", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
-    {"id": "c", "problem": "5 and 3 and 2", "steps": ["Hm. 4", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
+    {"id": "a", **THREE, "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "label": 1},
+    {"id": "b", **THREE, "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "label": 0},
+    {"id": "c", **THREE, "steps": ["Hm. 4", "9 + 2 = 11."], "label": 0},
     {"id": "d", "problem": RIGHT, "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
     {"id": "e", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.", "bad_step": None},
     {"id": "f", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.\nStep 2: 5 + 8 = 12.", "bad_step": 2}]
@@ -609,9 +623,9 @@ def test_a_refused_row_counts_as_missed(faulty, run):
 
 def test_the_cost_counts_replies_and_tokens(run, taught_model):
     """Six rollouts of one prefix: six replies, and the prefix's tokens once."""
-    row = {"id": "a", "prompt": PROBLEMS[0]["prompt"], "answer": "-1", "completion": PROBLEMS[0]["solution"], "bad_step": 1}
-    done = run("locate.py", "--judge", "rollouts", "--model", taught_model, "--rollouts", 6, "--max-tokens", 1, "--score", "-",
-               rows=[row])
+    row = {**PROBLEMS[0], "answer": "-1", "completion": PROBLEMS[0]["solution"], "bad_step": 1}
+    flags = ["--judge", "rollouts", "--model", taught_model, "--rollouts", 6, "--max-tokens", 1]
+    done = run("locate.py", *flags, "--score", "-", rows=[row])
     from steps import encode, load_tokenizer, render_prompt
     tokenizer = load_tokenizer(taught_model)
     prefix = encode(tokenizer, render_prompt(tokenizer, row["prompt"], "chat", "Let's think step by step."))
