@@ -16,12 +16,17 @@ out: the row with {"bad_step", "judge", "verdict", "split", "initial_reason_step
   any other name: a model behind --judge-url (default: the OpenAI variables; key from JUDGE_API_KEY, else
     OPENAI_API_KEY), or a local model folder; it sees the problem, the row's `solution` (else its `answer`) and the
     numbered steps
-or several, joined by commas, which must agree. A judge that is not sure drops the row and says why.
+or several, joined by commas, which must agree; they are asked in this order, until one is not sure or disagrees, so
+name the cheap ones first. A judge that is not sure drops the row and says why; the row keeps what all of them said.
 
-What every judge does with odd answers: text before Step 1 is context and never at fault; an answer without headers
-is split at blank lines ("split": "paragraphs"); a row whose final answer is right is dropped unless --score asks; an
-error in the last line ("The answer is: 9" after right steps) belongs to the last step; steps that repeat are steps;
-a reply in another language is read for its labels alone; one that contradicts itself is "unparsed".
+What every judge does with odd answers
+  text before Step 1: context, shown to a model or a person, and never at fault
+  no `Step` headers: split at blank lines ("split": "paragraphs")
+  a right final answer: dropped before anybody is asked. --score asks; then rollouts find no error unless they --scan
+  right steps before a wrong last line ("The answer is: 9"): an error of the last step, to which that line belongs
+  steps that repeat are steps, and sixty are as good as three
+  a reply in another language, or whose analysis says something else: only its labels are read
+  a reply whose labels contradict each other, or do not fit the steps: asked for again, then "unparsed"
 """
 import argparse
 import asyncio
@@ -149,13 +154,30 @@ def llm_judge(name, args):
 
 # -------------------------------------------------------------------------------- the judge of rollouts
 
+async def find_loss(reaches, last, scan, right):
+    """The step after which the answer is out of reach, 0 for none, None if it never was in reach.
+
+    After the last step the final answer stands, `right` or not. reaches(k): a coroutine, whether it is in reach after
+    k steps. Binary search finds *a* step at which it is lost, the first one if success only falls; a scan asks all.
+    """
+    if scan:
+        reached = await asyncio.gather(*map(reaches, range(last)))
+        return next((k for k in range(last) if not reached[k]), 0 if right else last) if reached[0] else None
+    if not await reaches(0):
+        return None
+    low, found = 0, last  # in reach after `low` steps, not after `found`
+    while found - low > 1 and not right:
+        k = (low + found) // 2
+        low, found = (k, found) if await reaches(k) else (low, k)
+    return 0 if right else found
+
+
 def rollouts_judge(args, policy=None):
     """A judge that asks the policy itself: from the steps before the first wrong one it can still get there.
 
     The words are {"probes": {k: [right, n]}, "sure": p}. probes, the values of steps: how many of n continuations
     after k steps reached the gold answer. sure: the chance that some of n would have after the named step too, had it
     been as good as what stands before it, whose rate is only known from `right` of n (beta-binomial, flat prior).
-    Binary search finds *a* step at which success is lost, the first one if success only falls; --scan probes all.
     A prefix that several answers share is probed once.
     """
     if not args.model:
@@ -188,21 +210,10 @@ def rollouts_judge(args, policy=None):
 
         if not whole:
             return Verdict(0 if await reaches(last) else last, {"probes": probes})
-        right = is_right(row, "".join(parts))
-        if args.scan:
-            await asyncio.gather(*(reaches(k) for k in range(last)))
-        if not (probes[0][0] if args.scan else await reaches(0)):
-            return Verdict("never solved", {"probes": probes})
-        if args.scan:
-            found = next((k for k in range(1, last) if not probes[k][0]), 0 if right else last)
-        elif right:
-            found = 0
-        else:  # reached after `low` steps, not after `found`: after the last one the answer stands and is wrong
-            low, found = 0, last
-            while found - low > 1:
-                k = (low + found) // 2
-                low, found = (k, found) if await reaches(k) else (low, k)
+        found = await find_loss(reaches, last, args.scan, is_right(row, "".join(parts)))
         words = {"probes": dict(sorted(probes.items()))}
+        if found is None:
+            return Verdict("never solved", words)
         if found:
             lost = n - probes[found - 1][0]
             by_chance = math.prod((lost + 1 + i) / (n + 2 + i) for i in range(n)) if found < last else 0
@@ -257,7 +268,7 @@ def read_tokens(text):
         kind = next(kind for kind in ("number", "sign", "end", "word", "other") if match[kind])
         said, before, glued, end = match[kind], tokens[-1], match.start() == end, match.end()
         if kind == "word" and (
-                {said.lower(), said.lower().rstrip("s")} & ARITHMETIC or len(said) == 1 and said not in "aAI"  # a variable
+                {said.lower(), said.lower().rstrip("s")} & ARITHMETIC or len(said) == 1 and said not in "aAI"  # x
                 or glued and before.kind == "number" or said == "of" and before.kind != "word"):  # 3ab, 20% of
             kind = "other"
         if before.kind == "word" and (said == "-" and (glued or not text[end:end + 1].isdigit())  # Total - 5
@@ -443,7 +454,10 @@ async def read_terminal(question):
 
 
 def human_judge():
-    """A judge that shows problem, solution and steps on the terminal and takes a number, none, skip, back or quit."""
+    """A judge that shows problem, solution and steps on the terminal and takes a number, none, skip, back or quit.
+
+    Its `done["rows"]` counts the rows that the person has judged.
+    """
     done = Counter()
 
     async def judge(row, parts, whole):
@@ -464,6 +478,7 @@ def human_judge():
                 done["rows"] += 1
                 return Verdict("skipped" if said[0] == "s" else 0 if said[0] == "n" else int(said), None)
             shown = f"{said[:20]!r} is none of these."
+    judge.done = done
     return judge
 
 
@@ -526,18 +541,22 @@ def run_judged(output, path, required, work, width, judges, each=None):
         return run_stage(output, path, required, lambda row: [row], work, width, each=each)
     if not output.path:
         raise UserError("--judge human needs --out FILE: hours at the desk are not for a pipe", 2)
-    asked = deque(maxlen=output.UNDO)
+    done, finished = judges["human"].done, deque(maxlen=output.UNDO)  # finished: (row, whether the person was asked)
 
     async def undoable(row):
         while True:
+            before = done["rows"]
             try:
-                done = await work(row)
-                asked.append(row)
-                return done
+                rows = await work(row)
+                finished.append((row, done["rows"] > before))
+                return rows
             except Back:
-                if asked and output.undo(asked[-1]["id"]):
-                    before = asked.pop()
-                    output.write(before["id"], await undoable(before))
+                again, asked = [], False
+                while finished and not asked and output.undo(finished[-1][0]["id"]):
+                    last, asked = finished.pop()
+                    again.append(last)
+                for last in reversed(again):
+                    output.write(last["id"], await undoable(last))
     return run_stage(output, path, required, lambda row: [row], undoable, 1, each=each)
 
 

@@ -52,7 +52,8 @@ def test_equal_steps_make_one_pair_and_the_cap_counts_pairs():
 SAME = " 5 + 3 = 9.\nStep 3: No, 8.\nThe answer is: 8"
 EMPTY = "\nStep 3: 8.\nThe answer is: 8"
 DROPS = [([" 9.\nThe answer is: 9", " no answer"], "no right continuation"),
-         ([(GOOD, "length")], "no right continuation"), ([EMPTY], "empty step"), ([SAME], "same step"), ([" 9.\nThe answer is: 9", EMPTY, SAME], "same step")]
+         ([(GOOD, "length")], "no right continuation"), ([EMPTY], "empty step"), ([SAME], "same step"),
+         ([" 9.\nThe answer is: 9", EMPTY, SAME], "same step")]
 
 
 @pytest.mark.parametrize("replies, reason", DROPS)

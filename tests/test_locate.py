@@ -266,7 +266,8 @@ def test_equations_and_the_last_line(completion, answer, expected):
 
 def test_equations_judge_is_quick_on_hostile_steps():
     begin = time.process_time()
-    for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r", "1/"):
+    for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r",
+                  "1/"):
         many = piece * (30_000 // len(piece))
         judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
         judge_equations(PROBLEM, ["", f"{many}1 = 2"])
@@ -566,6 +567,17 @@ def test_a_person_quits_and_resumes(tmp_path):
     assert code == 130 and rows == {"0": 1}, shown
     code, shown, rows = at_the_desk(tmp_path, ["2", "2", "2"], "--resume")
     assert code == 0 and rows == {"0": 1, "1": 2, "2": 2, "3": 2}, shown
+
+
+def test_back_passes_rows_that_no_person_saw(tmp_path):
+    """And odd rows: very long, with terminal commands and marks that turn text around, without steps or headers."""
+    rows = [{"id": "long", "prompt": "x" * 100_000, "completion": "Step 1: a\nStep 2: b"}, {"id": "mute", "completion": " \n "},
+            {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
+    code, shown, found = at_the_desk(tmp_path, ["1", "BACK", "2", "", "2"], rows=[
+        {"prompt": "p", "answer": "7", **row} for row in rows])
+    assert code == 0 and found == {"long": 2, "odd": 2}, shown
+    assert "1-3, (n)one" in shown and shown.count("x" * 100_000) == 2 and "'' is none of these" in shown
+    assert not {"\x1b", "\x9b", "\u202e"} & set(shown) and "3 in, 2 kept, 1 dropped (no steps 1)" in shown
 
 
 def test_a_person_is_scored_one_row_at_a_time(tmp_path):
