@@ -228,9 +228,10 @@ PLAIN = [(re.compile(pattern, re.M), plain) for pattern, plain in (  # to one sp
     (r"^[ \t]*[-*•][ \t]+", ""), (r"\\\\", "\n"),  # a bullet is no minus
     (r"\{,\}", ","), (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""), (r"(?<![\w.)])\.(?=\d)", "0."),
     (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:!() \[\]]|\*\*|&|\\?\$|[€£¥°]|\^\{?\\circ\}?", " "),
-    (r"\\(?:text|mathrm|mbox|boxed)(?=\{)", " "), (r"\\%|(?<=\d)[ \t]percent\b", "%"),
+    (r"\\(?:text|mathrm|mbox)\{([^{}]{0,80})\}", r" \1 "), (r"\\%|(?<=\d)[ \t]percent\b", "%"),
     (r"\\(?:times|cdot|ast)(?![a-z])|[×·⋅∙∗]", "*"), (r"\\div(?![a-z])|[÷∕⁄]", "/"), ("[−–]", "-"),
-    (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"[{}]", " "), (r"\[", "("), (r"\]", ")"),
+    (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\boxed\{([^{}]{0,80})\}", r" \1 "),
+    (r"\[", "("), (r"\]", ")"),
     (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)|[ \t][xX][ \t]+(?=[\d(])", "*"),
     (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half "),  # 3 and a half
     (r"[^\S\n]{2,}", " "))]  # or END would take quadratic time
@@ -357,7 +358,8 @@ def holds(left, right, units=()):
     if x == y or places and abs(x - y) < Fraction(1, 10 ** places):
         return True
     decimals = [token for token in [*left, *right] if "." in token]
-    if (len(units) > 1 or x in (100 * y, y / 100)  # hours and minutes; 15 / 60 * 100 = 25%, 50 + 50 cents = $1
+    if (len(units) > 1  # hours and minutes
+            or abs(x - 100 * y) < abs(y) or abs(100 * x - y) < abs(x)  # 1 / 3 * 100 = 33.3%, 50 + 50 cents = $1
             or abs(x - y) < 1 and not places  # 100 / 3 = 33 may be meant
             or decimals and abs(x - y) < abs(y) / 100  # what was rounded before is used again
             or any(re.fullmatch(r"\d{1,3}\.\d{3}", token) for token in decimals)):  # 1.200 may be a thousand and more

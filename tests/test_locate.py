@@ -203,7 +203,9 @@ TRUE = r"""
 €5 + €4 * 2 = €13; £5 + £4 = £9; 50 cents + 50 cents = $1; 5 hours + 30 minutes = 330 minutes
 100 / 3 = 33; 100 / 3 = 33.3; 33.3 * 3 = 100; 1 + 2 + ... + 10 = 55; 3 + 4 <= 8; 3 + 4 != 8
 3 • 4 + 1 = 13; 3 ⋆ 4 + 1 = 13; ¬3 + 4 = 5; ∑3 + 4 = 9
-\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}""".strip().replace("\n", "; ").split("; ")
+\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}; \frac{1}{3} * 100 = 33.33\%
+\frac{1000 \text{ meters}}{2.5 \times 3600 \text{ seconds}} = \frac{1}{9}; \frac{\frac{6}{2} + 1}{2} = 2
+""".strip().replace("\n", "; ").split("; ")
 
 
 def called_false(text):
@@ -571,8 +573,8 @@ def test_a_person_quits_and_resumes(tmp_path):
 
 def test_back_passes_rows_that_no_person_saw(tmp_path):
     """And odd rows: very long, with terminal commands and marks that turn text around, without steps or headers."""
-    rows = [{"id": "long", "prompt": "x" * 100_000, "completion": "Step 1: a\nStep 2: b"}, {"id": "mute", "completion": " \n "},
-            {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
+    rows = [{"id": "long", "prompt": "x" * 100_000, "completion": "Step 1: a\nStep 2: b"},
+            {"id": "mute", "completion": " \n "}, {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
     code, shown, found = at_the_desk(tmp_path, ["1", "BACK", "2", "", "2"], rows=[
         {"prompt": "p", "answer": "7", **row} for row in rows])
     assert code == 0 and found == {"long": 2, "odd": 2}, shown
