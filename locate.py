@@ -225,7 +225,7 @@ def rollouts_judge(args, policy=None):
 # ------------------------------------------------------------------------------- the judge of equations
 
 PLAIN = [(re.compile(pattern, re.M), plain) for pattern, plain in (  # to one spelling, in this order
-    (r"^[ \t]*[-*•][ \t]+", ""), (r"\\\\", "\n"),  # a bullet is no minus
+    (r"^[ \t]*[-*•][ \t]+", ""), (r"\\\\|\\(?:begin|end)\{[a-z]+\*?\}", "\n"),  # a bullet is no minus
     (r"\{,\}", ","), (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""), (r"(?<![\w.)])\.(?=\d)", "0."),
     (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:!() \[\]]|\*\*|&|\\?\$|[€£¥°]|\^\{?\\circ\}?", " "),
     (r"\\(?:text|mathrm|mbox)\{([^{}]{0,80})\}", r" \1 "), (r"\\%|(?<=\d)[ \t]percent\b", "%"),

@@ -270,7 +270,7 @@ def test_equations_judge_is_quick_on_hostile_steps():
     begin = time.process_time()
     for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r",
                   "1/"):
-        many = piece * (30_000 // len(piece))
+        many = piece * (12_000 // len(piece))
         judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
         judge_equations(PROBLEM, ["", f"{many}1 = 2"])
     assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
@@ -574,7 +574,8 @@ def test_a_person_quits_and_resumes(tmp_path):
 def test_back_passes_rows_that_no_person_saw(tmp_path):
     """And odd rows: very long, with terminal commands and marks that turn text around, without steps or headers."""
     rows = [{"id": "long", "prompt": "x" * 100_000, "completion": "Step 1: a\nStep 2: b"},
-            {"id": "mute", "completion": " \n "}, {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
+            {"id": "mute", "completion": " \n "},
+            {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
     code, shown, found = at_the_desk(tmp_path, ["1", "BACK", "2", "", "2"], rows=[
         {"prompt": "p", "answer": "7", **row} for row in rows])
     assert code == 0 and found == {"long": 2, "odd": 2}, shown
