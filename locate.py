@@ -226,7 +226,8 @@ def rollouts_judge(args, policy=None):
 
 PLAIN = [(re.compile(pattern, re.M), plain) for pattern, plain in (  # to one spelling, in this order
     (r"^[ \t]*[-*•][ \t]+", ""), (r"\\\\|\\(?:begin|end)\{[a-z]+\*?\}", "\n"),  # a bullet is no minus
-    (r"\{,\}", ","), (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""), (r"(?<![\w.)])\.(?=\d)", "0."),
+    (r"<<[^<>\n]{0,99}>>", ""), (r"\{,\}", ","), (r"(?<![\w.)])\.(?=\d)", "0."),
+    (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""),
     (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:!() \[\]]|\*\*|&|\\?\$|[€£¥°]|\^\{?\\circ\}?", " "),
     (r"\\(?:text|mathrm|mbox)\{([^{}]{0,80})\}", r" \1 "), (r"\\%|(?<=\d)[ \t]percent\b", "%"),
     (r"\\(?:times|cdot|ast)(?![a-z])|[×·⋅∙∗]", "*"), (r"\\div(?![a-z])|[÷∕⁄]", "/"), ("[−–]", "-"),
@@ -306,11 +307,11 @@ def find_equations(text):
     tokens = read_tokens(text)
     for at, token in enumerate(tokens):
         if token.text == "=":
-            sides = read_side(tokens, at, -1), read_side(tokens, at, +1)
-            if [] not in sides:  # nothing stands before the sign of "Total = 3 + 4"
-                units = {token.unit.split()[-1].lower().rstrip("s") for side in sides for token in side or ()
-                         if token.unit}
-                yield Equation(*(side and [token.text for token in side] for side in sides), units)
+            left, right = read_side(tokens, at, -1), read_side(tokens, at, +1)
+            if left == [] or right == [] and left is not None and len(left) == 1:
+                continue  # nothing stands before the sign of "Total = 3 + 4", nothing is claimed by "7 = x"
+            units = {token.unit.split()[-1].lower().rstrip("s") for token in (left or []) + (right or []) if token.unit}
+            yield Equation(*([token.text for token in side] if side else None for side in (left, right)), units)
 
 
 def calculate(tokens):

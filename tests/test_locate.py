@@ -179,7 +179,8 @@ EQUATIONS = {  # step -> equations that are read in it, None for one with an unr
     r"49{,}994 + 6 = 50{,}000": ["49,994 + 6 = 50,000"], "We had 3. 4 + 1 = 5": ["4 + 1 = 5"],
     "It is 5 apples (3 + 2 = 5).": ["3 + 2 = 5"], "gives -5 + 3 = -2": ["- 5 + 3 = - 2"],
     "x = 3 + 4 = 7": ["3 + 4 = 7"],
-    "5km + 3km = 8km": ["5 + 3 = 8"], "[3 + 4] * 2 = 14": ["( 3 + 4 ) * 2 = 14"], "2 + 2 == 4": [], "x = 5": [],
+    "5km + 3km = 8km": ["5 + 3 = 8"], "[3 + 4] * 2 = 14": ["( 3 + 4 ) * 2 = 14"], "2 + 2 == 4": [None], "x = 5": [],
+    "26 + 32 = ": [None], "7 = x": [], "48/2 = <<48/2=24>>24 clips": ["48 / 2 = 24"],
     r"\begin{aligned} 3 + 4 &= 7 \\ &= 14/2 \end{aligned}": ["3 + 4 = 7"], "3 + 4 ≈ 7": [],
 }
 
@@ -232,7 +233,8 @@ STEPS = [  # steps, what the judge says
     (["She has 28.", "28 + 12 = 41."], "cannot tell"), (["The answer is clear."], "cannot tell"),
     (["35 - 17 = 18.", "35 - 17 = 18.", "18 + 12 = 31"], 3),  # steps that repeat are steps
     (["35 / 17 = 2.06"], 0), (["35 / 17 = 2"], "cannot tell"), (["35 / 17 = 2.16"], 1),
-    (["35 - 17 = eighteen"], "cannot tell"), (["35 / (17 - 17) = 0"], "cannot tell"),
+    (["35 - 17 = ", "35 - 17 = 28"], "cannot tell"), (["35 - 17 = eighteen"], "cannot tell"),
+    (["35 / (17 - 17) = 0"], "cannot tell"),
     (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
     (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"),
     (["35 - 17 = 19 - 2"], 1),
