@@ -16,28 +16,35 @@ out: the row with {"bad_step", "judge", "verdict", "split", "initial_reason_step
   any other name: a model behind --judge-url (default: the OpenAI variables; key from JUDGE_API_KEY, else
     OPENAI_API_KEY), or a local model folder; it sees the problem, the row's `solution` (else its `answer`) and the
     numbered steps
-or several, joined by commas, which must agree. A judge that is not sure drops the row and says why.
+or several, joined by commas, which must agree; they are asked in this order, until one is not sure or disagrees, so
+name the cheap ones first. A judge that is not sure drops the row and says why; the row keeps what all of them said.
 
-What every judge does with odd answers: text before Step 1 is context and never at fault; an answer without headers
-is split at blank lines ("split": "paragraphs"); a row whose final answer is right is dropped unless --score asks; an
-error in the last line ("The answer is: 9" after right steps) belongs to the last step; steps that repeat are steps;
-a reply in another language is read for its labels alone; one that contradicts itself is "unparsed".
+What every judge does with odd answers
+  text before Step 1: context, shown to a model or a person, and never at fault
+  no `Step` headers: split at blank lines ("split": "paragraphs")
+  a right final answer: dropped before anybody is asked. --score asks; then rollouts find no error unless they --scan
+  right steps before a wrong last line ("The answer is: 9"): an error of the last step, to which that line belongs
+  steps that repeat are steps, and sixty are as good as three
+  a reply in another language, or whose analysis says something else: only its labels are read
+  a reply whose labels contradict each other, or do not fit the steps: asked for again, then "unparsed"
 """
 import argparse
 import asyncio
+import functools
 import json
+import math
+import operator
 import os
 import re
 import sys
 import time
 from collections import Counter, deque, namedtuple
-from copy import copy
 from fractions import Fraction
 
 from evaluate import (SPENT, Policy, add_ask_flags, chat_server, check_ask_flags, local_engine, percent, sample_seed,
                       wilson)
 from grade import extract_answer, read_number, same_answer
-from steps import (Quit, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output,
+from steps import (Quit, Refused, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output,
                    render_chat, run_main, run_stage, split_steps, strip_header)
 
 # bad_step: 1.., 0 for no error, or the reason why there is no telling, as text
@@ -45,6 +52,12 @@ Verdict = namedtuple("Verdict", "bad_step words")
 JUDGE_TRIES = 3
 # A judge is a coroutine judge(row, parts, whole) -> Verdict. parts: what comes before Step 1, then the steps with
 # their headers; joined they are the completion, or the beginning of one when it is not `whole`.
+
+
+def is_right(row, completion):
+    """Whether the final answer of a completion is the row's gold answer."""
+    final = extract_answer(completion)
+    return final is not None and same_answer(final, row["answer"], row["prompt"])
 
 
 # ------------------------------------------------------------------------------------------ an LLM judge
@@ -56,37 +69,39 @@ Problem:
 {problem}
 {reference}
 Answer to check:
-{steps}
+{preamble}{steps}
 
 First analyse the steps one after another, in at most 200 words. Then write a line "Final Decision:" and below it one \
 label for each step, "Step 1: correct; Step 2: neutral; ...": correct, neutral (it neither helps nor harms) or \
 incorrect. Stop at the first incorrect step."""
+REMINDER = "\n\nEnd with the line \"Final Decision:\" and the labels, nothing else."
 LABEL = re.compile(r"step\s*(\d{1,6})\W{1,6}(?:is\s+)?(incorrect|correct|neutral)", re.I)
 
 
-def judge_text(row, steps):
+def judge_text(row, parts):
     """What an LLM judge is asked. Steps are numbered by their place, whatever number the model wrote."""
     kind = next((name for name in ("solution", "answer") if isinstance(row.get(name), str) and row[name]), None)
     return JUDGE_PROMPT.format(
         and_reference=f", its correct {kind}" if kind else "", problem=row["prompt"],
         reference=f"\nCorrect {kind}:\n{row[kind]}\n" if kind else "",
-        steps="\n".join(f"Step {k}: {step}" for k, step in enumerate(steps, 1)))
+        preamble=parts[0].strip() + "\n" if parts[0].strip() else "",
+        steps="\n".join(f"Step {k}: {strip_header(part).strip()}" for k, part in enumerate(parts[1:], 1)))
 
 
 def parse_labels(reply):
-    """(step, label) pairs of a judge's reply: JSON, or else the text after the last "Final Decision"."""
+    """(step, label) pairs of a judge's reply: a JSON object at its end, or the text after the last "Final Decision"."""
     text = re.sub(r"```(?:json)?", "", reply)
-    begin, end = text.find("{"), text.rfind("}")
     try:
-        found = json.loads(text[begin:end + 1], strict=False) if begin >= 0 else None
-    except (ValueError, RecursionError):
+        found = json.loads(text[max(text.rfind("{"), 0):text.rfind("}") + 1], strict=False)
+    except ValueError:
         found = None
-    if isinstance(found, dict):
+    if isinstance(found, dict) and found:
         text = "; ".join(f"Step {key.lower().replace('step', '').strip()}: {value}" for key, value in found.items()
                          if isinstance(value, str))
-        return [(int(k), label.lower()) for k, label in LABEL.findall(text)]
-    at = text.lower().rfind("final decision")
-    return [(int(k), label.lower()) for k, label in LABEL.findall(text[at:])] if at >= 0 else []
+    else:
+        at = text.lower().rfind("final decision")
+        text = text[at:] if at >= 0 else ""
+    return [(int(k), label.lower()) for k, label in LABEL.findall(text)]
 
 
 def parse_verdict(reply, n_steps, neutral_is_error=False):
@@ -104,7 +119,7 @@ def parse_verdict(reply, n_steps, neutral_is_error=False):
 
 
 def llm_judge(name, args):
-    """A judge that asks a model: `--votes` replies, each asked for again a few times while it cannot be read."""
+    """A judge that asks a model for `--votes` replies; one that cannot be read is asked for again with a reminder."""
     temperature = args.temperature if args.temperature is not None else 0.0 if args.votes == 1 else 0.8
     how = dict(temperature=temperature, top_p=args.top_p, max_tokens=args.max_tokens)
     tokenizer = load_tokenizer(name) if os.path.isdir(name) and not args.judge_url else None
@@ -112,8 +127,13 @@ def llm_judge(name, args):
 
     async def vote(row, text, n_steps, j):
         for again in range(JUDGE_TRIES):
+            asked = text + again * REMINDER  # asked in the same words, a greedy judge would say the same
+            asked = render_chat(tokenizer, asked) if tokenizer else asked
             seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
-            reply, _ = await once(seed, lambda: engine(text, seed))
+            try:
+                reply, _ = await once(seed, lambda: engine(asked, seed))
+            except Refused as error:  # costs this vote, not the others
+                return Verdict(error.args[0], "".join(error.args[1:]))
             bad_step = parse_verdict(reply, n_steps, args.neutral_is_error)
             if bad_step != "unparsed":
                 break
@@ -124,139 +144,178 @@ def llm_judge(name, args):
         if engine is None:
             engine = (local_engine(name, tokenizer, (), args.batch_size, args.device, how) if tokenizer else
                       chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY"))
-        text = judge_text(row, [strip_header(part).strip() for part in parts[1:]])
-        if tokenizer:
-            text = render_chat(tokenizer, text)
+        text = judge_text(row, parts)
         votes = await asyncio.gather(*(vote(row, text, len(parts) - 1, j) for j in range(args.votes)))
-        (winner, n), *others = Counter(bad_step for bad_step, _ in votes).most_common()
-        if others and others[0][1] == n:
-            winner = "votes tie"
-        return Verdict(winner, votes[0].words if args.votes == 1 else [words for _, words in votes])
+        winner, n = Counter(bad_step for bad_step, _ in votes).most_common(1)[0]
+        return Verdict(winner if 2 * n > args.votes else "no majority",
+                       votes[0].words if args.votes == 1 else [words for _, words in votes])
     return judge
 
 
 # -------------------------------------------------------------------------------- the judge of rollouts
 
-def rollouts_judge(args):
+async def find_loss(reaches, last, scan, right):
+    """The step after which the answer is out of reach, 0 for none, None if it never was in reach.
+
+    After the last step the final answer stands, `right` or not. reaches(k): a coroutine, whether it is in reach after
+    k steps. Binary search finds *a* step at which it is lost, the first one if success only falls; a scan asks all.
+    """
+    if scan:
+        reached = await asyncio.gather(*map(reaches, range(last)))
+        return next((k for k in range(last) if not reached[k]), 0 if right else last) if reached[0] else None
+    if not await reaches(0):
+        return None
+    low, found = 0, last  # in reach after `low` steps, not after `found`
+    while found - low > 1 and not right:
+        k = (low + found) // 2
+        low, found = (k, found) if await reaches(k) else (low, k)
+    return 0 if right else found
+
+
+def rollouts_judge(args, policy=None):
     """A judge that asks the policy itself: from the steps before the first wrong one it can still get there.
 
-    The words are {"probes": {k: [right, n]}, "sure": p}: how many of n continuations after k steps reached the gold
-    answer, and the chance that so many would have, had the step been as good as the ones before it (with the rate
-    after k − 1 steps taken as (right + 1) / (n + 2)). Binary search finds *a* step at which success is lost, the
-    first one if success only falls; --scan probes every step up to the first one.
+    The words are {"probes": {k: [right, n]}, "sure": p}. probes, the values of steps: how many of n continuations
+    after k steps reached the gold answer. sure: the chance that some of n would have after the named step too, had it
+    been as good as what stands before it, whose rate is only known from `right` of n (beta-binomial, flat prior).
+    A prefix that several answers share is probed once.
     """
-    args = copy(args)
-    args.temperature = 0.8 if args.temperature is None else args.temperature
-    policy, n = Policy(args), args.rollouts
+    if not args.model:
+        raise UserError("--judge rollouts needs --model, the policy whose answers are judged", 2)
+    if policy is None:
+        temperature = 0.8 if args.temperature is None else args.temperature
+        policy = Policy(argparse.Namespace(**{**vars(args), "temperature": temperature}))
+    n = args.rollouts
+
+    async def sample(problem, prefix, answer):
+        seeds = [sample_seed(args.seed, f"{problem}\n{prefix}", m) for m in range(n)]
+        replies = await asyncio.gather(*(policy.ask_once(problem, prefix, seed) for seed in seeds))
+        preds = [extract_answer(prefix + reply.text) for reply in replies if reply.finish_reason != "length"]
+        return [sum(same_answer(pred, answer, problem) for pred in preds if pred), n]
+
+    @functools.lru_cache(10_000)  # answers to one problem follow one another
+    def probe(*what):
+        return asyncio.ensure_future(sample(*what))
 
     async def judge(row, parts, whole):
         if not row.get("answer"):
             return Verdict("no answer", None)
-        probes = {}
+        probes, last = {}, len(parts) - 1
 
         async def reaches(k):
-            prefix = "".join(parts[:k + 1])
-            seeds = [sample_seed(args.seed, f"{row['id']}@{k}", m) for m in range(n)]
-            replies = await asyncio.gather(*(policy.ask_once(row["prompt"], prefix, seed) for seed in seeds))
-            answers = [extract_answer(prefix + reply.text) for reply in replies if reply.finish_reason != "length"]
-            probes[k] = [sum(same_answer(answer, row["answer"], row["prompt"]) for answer in answers if answer), n]
+            prefix = "".join(parts[:k + 1]).rstrip()  # tokens like "\nStep" begin with the white space
+            key = f"{k} {sample_seed(args.seed, prefix, 'probe')}"
+            probes[k] = await once(key, lambda: probe(row["prompt"], prefix, row["answer"]))
             return probes[k][0] > 0
 
-        if not await reaches(0):
-            return Verdict("never solved", {"probes": probes})
-        final, last = extract_answer("".join(parts)), len(parts) - 1
-        right = final is not None and same_answer(final, row["answer"], row["prompt"])
         if not whole:
-            found = 0 if await reaches(last) else last
-        elif args.scan:
-            found = 0 if right else last
-            for k in range(1, last):
-                if not await reaches(k):
-                    found = k
-                    break
-        elif right:
-            found = 0
-        else:  # reached after `low` steps, not after `found`: after the last one the answer stands and is wrong
-            low, found = 0, last
-            while found - low > 1:
-                k = (low + found) // 2
-                low, found = (k, found) if await reaches(k) else (low, k)
-        words = {"probes": probes}
-        if found in probes and found - 1 in probes:
-            words["sure"] = round(1 - (1 - (probes[found - 1][0] + 1) / (n + 2)) ** n, 4)
+            return Verdict(0 if await reaches(last) else last, {"probes": probes})
+        found = await find_loss(reaches, last, args.scan, is_right(row, "".join(parts)))
+        words = {"probes": dict(sorted(probes.items()))}
+        if found is None:
+            return Verdict("never solved", words)
+        if found:
+            lost = n - probes[found - 1][0]
+            by_chance = math.prod((lost + 1 + i) / (n + 2 + i) for i in range(n)) if found < last else 0
+            words["sure"] = round(1 - by_chance, 4)
         return Verdict(found, words)
     return judge
 
 
 # ------------------------------------------------------------------------------- the judge of equations
 
-SIGNS = [(r"^[ \t]*[-*][ \t]+", ""), (r"\\(?:left|right|quad|,|;|!|\(|\)|\[|\]| )|\*\*|&", " "),
-         (r"\\(?:text|mathrm|boxed)(?=\{)", " "), (r"\{,\}", ","), (r"\\times|\\cdot|[×·∗]", "*"), (r"\\div|[÷∕]", "/"),
-         (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), ("[−–]", "-"), (r"\\([$%])", r"\1"),
-         (r"[{}]", " "), (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)", "*"),
-         (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half ")]  # 3 and a half
-TOKEN = re.compile(r"(?P<number>\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?)|(?P<word>[^\W\d_]+)"
-                   r"|(?P<sign>[-+*/()=])|(?P<other>\\[a-z]+|[^ \t])")
+PLAIN = [(re.compile(pattern, re.M), plain) for pattern, plain in (  # to one spelling, in this order
+    (r"^[ \t]*[-*•][ \t]+", ""), (r"\\\\|\\(?:begin|end)\{[a-z]+\*?\}", "\n"),  # a bullet is no minus
+    (r"<<[^<>\n]{0,99}>>", ""), (r"\{,\}", ","), (r"(?<![\w.)])\.(?=\d)", "0."),
+    (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""),
+    (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:!() \[\]]|\*\*|&|\\?\$|[€£¥°]|\^\{?\\circ\}?", " "),
+    (r"\\(?:text|mathrm|mbox)\{([^{}]{0,80})\}", r" \1 "), (r"\\%|(?<=\d)[ \t]percent\b", "%"),
+    (r"\\(?:times|cdot|ast)(?![a-z])|[×·⋅∙∗]", "*"), (r"\\div(?![a-z])|[÷∕⁄]", "/"), ("[−–]", "-"),
+    (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"), (r"\\boxed\{([^{}]{0,80})\}", r" \1 "),
+    (r"\[", "("), (r"\]", ")"),
+    (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)|[ \t][xX][ \t]+(?=[\d(])", "*"),
+    (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half "),  # 3 and a half
+    (r"[^\S\n]{2,}", " "))]  # or END would take quadratic time
 # words that stand for arithmetic: a number beside one is not the whole of what is meant
-ARITHMETIC = set("of times plus minus divided multiplied by per half quarter third dozen hundred thousand "
-                 "million billion remainder mod r less than over power squared cubed".split())
+ARITHMETIC = set("""per times plus minus divided multiplied by half third fourth quarter fifth sixth seventh eighth
+    ninth tenth double twice triple dozen hundred thousand million billion remainder mod modulo r less than over power
+    square squared cube cubed factorial choose sqrt root log ln exp sin cos tan max min gcd lcm pi""".split())
 NUMBER_WORDS = {word: n for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve".split())} | {
-    "twice": 2, "double": 2, "half": 2, "triple": 3, "third": 3, "quarter": 4, "dozen": 12}
-UNREADABLE = "^"  # stands beside a run whose neighbour changes its value
-Equation = namedtuple("Equation", "left right units")  # left, right: lists of tokens, None for an unreadable side
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty""".split())} | {"twice": 2, "double": 2, "half": 2, "triple": 3, "third": 3, "quarter": 4,
+                                             "dozen": 12}
+UNUSUAL = re.compile(r"\b(?:base|binary|octal|hexadecimal|mod|modulo|clock|defined?s?|operation)\b", re.I)
+UNCLAIMED = re.compile(r"\b(?:suppose|assum\w+|if|not|false|wrong|mistake|wait|contradict\w*|instead|try)\b", re.I)
+END = (r"""[ ]?\n\s*|[.,;:?"'“”‘’<>≤≥≠≈→⇒∴。，；：？、]"""
+       r"|\\(?:approx|implies|[rR]ightarrow|to|therefore|leq?|geq?|neq?)(?![a-z])")
+LETTER = r"[^\W\d_]"
+UNIT = (r"(?:[cmk]m|[km]g|ml|oz|lbs?|ft|hrs?|min|sec|mph|st|nd|rd|th)(?!\w)"  # 5km
+        rf"|(?:[ \t]+(?!(?:{'|'.join(ARITHMETIC - {'per'})}|of)s?\b)(?:{LETTER}{{2,}}|a\b)){{0,4}}"  # 5 cups a day
+        rf"(?:[ \t]?/[ \t]?{LETTER}{{2,}})?")  # 5 dollars/hour
+TOKEN = re.compile(rf"(?P<number>(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?![.,:]?\d)%?)"
+                   rf"(?P<unit>(?:{UNIT})(?=[ \t]*(?:[-+*/=)]|{END}|\Z)))?"
+                   rf"|(?P<sign>[-+*/()=])|(?P<end>{END})|(?P<word>{LETTER}+)|(?P<other>\d[\d.,:]*|\\[a-zA-Z]+|\S)")
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+# kind: a number (with its unit), a sign, the end of a clause, a word, or what changes the value of a number beside it
+Token = namedtuple("Token", "kind text unit", defaults=[""])
+Equation = namedtuple("Equation", "left right units")  # left, right: tokens as texts, or None for an unreadable side
+
+
+def read_tokens(text):
+    """The Tokens of a text, with two ends on either side."""
+    for pattern, plain in PLAIN:
+        text = pattern.sub(plain, text)
+    tokens, end = [Token("end", "")] * 2, -1
+    for match in TOKEN.finditer(text):
+        kind = next(kind for kind in ("number", "sign", "end", "word", "other") if match[kind])
+        said, before, glued, end = match[kind], tokens[-1], match.start() == end, match.end()
+        if kind == "word" and (
+                {said.lower(), said.lower().rstrip("s")} & ARITHMETIC or len(said) == 1 and said not in "aAI"  # x
+                or glued and before.kind == "number" or said == "of" and before.kind != "word"):  # 3ab, 20% of
+            kind = "other"
+        if before.kind == "word" and (said == "-" and (glued or not text[end:end + 1].isdigit())  # Total - 5
+                                      or glued and (kind == "number" or said == "(")):  # log2, f(3)
+            tokens[-1] = Token("other", before.text)
+        if (kind == "number" or said == "(") and (before.kind == "number" or before.text == ")"):
+            tokens.append(Token("end" if before.unit else "other", ""))  # 5 apples (3 + 2 = 5), but 1 1/2 or 2 (3 + 4)
+        tokens.append(Token(kind, said, match["unit"] or ""))
+    return tokens + [Token("end", "")] * 2
+
+
+def read_side(tokens, at, step):
+    """The numbers and signs left (step -1) or right (+1) of the equals sign tokens[at].
+
+    None where what stands beyond them changes their value, as in 2x + 3 = 7 or half of 30 + 4 = 19.
+    """
+    run, at = [], at + step
+    while tokens[at].kind in ("number", "sign") and tokens[at].text != "=":
+        run.append(tokens[at])
+        at += step
+    stop, beyond = tokens[at], tokens[at + step]
+    run = run[::step]
+    broken = "\n" in stop.text and beyond.text in OPERATIONS or stop.text == ":" and beyond.kind == "number"  # 12 : 4
+    if run and (stop.kind == "other" or broken or step < 0 and run[0].text in "+*/)"):
+        return None
+    unclosed = sum((token.text == "(") - (token.text == ")") for token in run)
+    if step < 0 and unclosed > 0 and run[0].text == "(":
+        return run[1:]  # (3 + 4 = 7)
+    return run[:-1] if step > 0 and unclosed < 0 and run[-1].text == ")" else run
 
 
 def find_equations(text):
-    """Equations of plain numbers in a text. A side whose neighbourhood changes its value is unreadable."""
-    for pattern, plain in SIGNS:
-        text = re.sub(pattern, plain, text, flags=re.M)
-    run, units, before, last, end = [], set(), "", "", -1  # last: kind of the token before
-    for match in [*TOKEN.finditer(text), None]:
-        kind, token = (match.lastgroup, match[0]) if match else ("other", "")
-        glued = match is not None and match.start() == end
-        end = match.end() if match else -1
-        if kind == "word" and last == "number" and token.lower() not in ARITHMETIC and (len(token) > 1 or not glued):
-            units.add(token.lower().rstrip("s"))
-            kind = "unit"
-        elif kind == "sign" or kind == "number" and not (glued and last == "word"):
-            if run and (kind == "number" or token == "(") and (run[-1][-1] in ")%" or run[-1][-1].isdigit()):
-                apart = last == "unit" or token == "(" and not glued  # else "2(3)" or "1 1/2", which are products, sums
-                yield from equations_of(run, units, before, "" if apart else UNREADABLE)
-                run, units, before = [], set(), "" if apart and before != UNREADABLE else UNREADABLE
-            bound = last == "word" and (glued or len(before) == 1) or before[:1] in [*")]}|"]
-            if not run and token in "(-" and bound:
-                before = UNREADABLE  # f(3), x - 3
-            run.append(token)
-        else:
-            changes = kind == "word" and (glued or token.lower() in ARITHMETIC) or token in ("!", "_", UNREADABLE)
-            yield from equations_of(run, units, before, UNREADABLE if changes else "")
-            run, units = [], set()
-            before = UNREADABLE if token.startswith("\\") or token.lower() in ARITHMETIC or token == "_" else token
-        last = kind
-
-
-def equations_of(run, units, before, after):
-    """Equations between neighbouring sides of a run of numbers and signs, given what stands before and after it."""
-    sides = [[]]
-    for token in run:
-        if token == "=":
-            sides.append([])
-        else:
-            sides[-1].append(token)
-    if after == UNREADABLE:
-        sides[-1] = None
-    if before == UNREADABLE or run and run[0] in "+*/)":
-        sides[0] = None
-    elif sides[0] and sides[0].count("(") > sides[0].count(")") and (sides[-1] or [])[-1:] == [")"]:
-        sides[0], sides[-1] = sides[0][1:], sides[-1][:-1]  # (3 + 4 = 7)
-    for left, right in zip(sides, sides[1:]):
-        if left != [] and right != []:  # nothing stands before the sign of "Total = 3 + 4"
-            yield Equation(left, right, units)
+    """Equations of plain numbers in a text, those of a chain one by one."""
+    tokens = read_tokens(text)
+    for at, token in enumerate(tokens):
+        if token.text == "=":
+            left, right = read_side(tokens, at, -1), read_side(tokens, at, +1)
+            if left == [] or right == [] and left is not None and len(left) == 1:
+                continue  # nothing stands before the sign of "Total = 3 + 4", nothing is claimed by "7 = x"
+            units = {token.unit.split()[-1].lower().rstrip("s") for token in (left or []) + (right or []) if token.unit}
+            yield Equation(*([token.text for token in side] if side else None for side in (left, right)), units)
 
 
 def calculate(tokens):
-    """The exact value of an arithmetic expression. ValueError for what is not one; nothing is ever executed."""
+    """The exact value of an arithmetic expression; nothing is ever executed. ValueError or ZeroDivisionError."""
     tokens = list(tokens)
     if len(tokens) > 60:
         raise ValueError("too long")
@@ -270,25 +329,19 @@ def calculate(tokens):
             if not tokens or tokens.pop(0) != ")":
                 raise ValueError("unbalanced")
             return value
-        value = read_number(token.strip("$%"))
+        value = read_number(token.strip("%"))
         if value is None:
             raise ValueError(f"not a number: {token!r}")
         return value / 100 if token.endswith("%") else value
 
-    def product():
-        value = factor()
-        while tokens and tokens[0] in "*/":
-            sign, right = tokens.pop(0), factor()
-            if sign == "/" and right == 0:
-                raise ValueError("division by zero")
-            value = value / right if sign == "/" else value * right
+    def chain(signs, operand):
+        value = operand()
+        while tokens and tokens[0] in signs:
+            value = OPERATIONS[tokens.pop(0)](value, operand())
         return value
 
     def total():
-        value = product()
-        while tokens and tokens[0] in "+-":
-            value = value + product() if tokens.pop(0) == "+" else value - product()
-        return value
+        return chain("+-", lambda: chain("*/", factor))
 
     value = total()
     if tokens:
@@ -296,53 +349,89 @@ def calculate(tokens):
     return value
 
 
-def holds(left, right):
+def holds(left, right, units=()):
     """True, False, or None for "cannot tell", of left = right; a right side with decimals may be rounded."""
     try:
-        difference = calculate(left) - calculate(right)
-    except ValueError:
+        x, y = calculate(left), calculate(right)
+    except (ValueError, ZeroDivisionError):
         return None
-    if difference == 0:
-        return True
-    if any("%" in token for token in [*left, *right]):
-        return calculate(left) == 100 * calculate(right) or None  # 15 / 60 * 100 = 25%
     places = len(right[0].partition(".")[2]) if len(right) == 1 else 0
-    if abs(difference) < Fraction(1, 10 ** places):
-        return True if places else None  # 100 / 3 = 33 may be meant
+    if x == y or places and abs(x - y) < Fraction(1, 10 ** places):
+        return True
+    decimals = [token for token in [*left, *right] if "." in token]
+    if (len(units) > 1  # hours and minutes
+            or abs(x - 100 * y) < abs(y) or abs(100 * x - y) < abs(x)  # 1 / 3 * 100 = 33.3%, 50 + 50 cents = $1
+            or abs(x - y) < 1 and not places  # 100 / 3 = 33 may be meant
+            or decimals and abs(x - y) < abs(y) / 100  # what was rounded before is used again
+            or any(re.fullmatch(r"\d{1,3}\.\d{3}", token) for token in decimals)):  # 1.200 may be a thousand and more
+        return None
     return False
 
 
-def judge_equations(row, steps):
-    """Verdict: the first step whose stated arithmetic is wrong, if every step before it is checked and right.
+def numbers(texts):
+    """Sizes of the numbers among texts of tokens."""
+    found = [read_number(text.strip("%")) for text in texts if text[:1].isdigit()]
+    return {abs(number) for number in found if number is not None}
 
-    A step can be told when it states an equation whose numbers come from the problem or from earlier results.
+
+def strangers(texts, known):
+    """Numbers among texts of tokens that come from nowhere: they are not known, nor are they a known percentage."""
+    return {number for number in numbers(texts) if not {number, 100 * number} & known}
+
+
+def check_step(step, known):
+    """(True, False or None for "cannot tell" of the arithmetic that a step states, the last equation or the doubt).
+
+    known: the sizes of numbers that may be used; the results of equations that hold are added to them.
+    """
+    said = None
+    for left, right, units in find_equations(step):
+        if left is None or right is None:
+            return None, "has an equation of more than numbers"
+        if len(left) == 1:
+            continue
+        said, true = f"{' '.join(left)} = {' '.join(right)}", holds(left, right, units)
+        if strange := strangers(left, known):
+            return None, f"{said} uses {min(strange)}"
+        if not true:
+            return None if UNCLAIMED.search(step) else true, said
+        known |= numbers(right) | {abs(calculate(right))}
+    return True, said
+
+
+def judge_equations(row, parts, whole=True):
+    """Verdict: the first step that states a wrong equation, if nothing before it is in doubt.
+
+    In doubt is a step with an equation that cannot be read, or with a number that is neither the problem's nor the
+    result of an equation that holds. No error is found only where every step states an equation and the answer, if it
+    is `whole` and the gold answer is known, is right; when the equations end at the gold answer and the answer is
+    another number, the last step is wrong.
     """
     words = re.findall(r"[a-z]+", row["prompt"].lower())
-    known = {read_number(token.strip("$%")) for token in re.findall(r"\$?\d[\d,]*\.?\d*", row["prompt"])}
-    known |= {NUMBER_WORDS[word] for word in words if word in NUMBER_WORDS} | {1, 2, 100}
-    for k, step in enumerate(steps, 1):
-        told = False
-        for left, right, units in find_equations(step):
-            if left is None or right is None:
-                return Verdict("cannot tell", f"step {k} has an equation of more than numbers")
-            if len(left) < 2:
-                continue
-            said = f"step {k}: {' '.join(left)} = {' '.join(right)}"
-            strange = [t for t in left if t[-1].isdigit() and read_number(t.strip("$")) not in known]
-            verdict = holds(left, right)
-            if verdict is None or strange or verdict is False and len(units) > 1:
-                return Verdict("cannot tell", said + (f" uses {strange[0]}" if strange else ""))
-            if verdict is False:
-                return Verdict(k, f"{said} does not hold")
-            told = True
-            known.add(calculate(right))
-        if not told:
-            return Verdict("cannot tell", f"step {k} states no equation")
-    return Verdict(0, "every equation holds")
+    known = {NUMBER_WORDS[word] for word in words if word in NUMBER_WORDS} | {1, 2, 100}
+    known |= numbers(token.text for token in read_tokens(row["prompt"]))
+    last, mute, said = len(parts) - 1, None, None
+    for k, step in enumerate(map(strip_header, parts)):
+        true, said = check_step(step, known)
+        if true is False and k and not UNUSUAL.search(row["prompt"]):  # 5 + 4 = 11 in base 8
+            return Verdict(k, f"step {k}: {said} does not hold")
+        if not true:
+            return Verdict("cannot tell", f"step {k}: {said}")
+        strange = strangers([token.text for token in read_tokens(step)], known)
+        if strange and (k < last or not whole):  # but the last line may name another answer
+            return Verdict("cannot tell", f"step {k} has {min(strange)} from nowhere")
+        mute = mute or k and not said and k
+    if mute:
+        return Verdict("cannot tell", f"step {mute} states no equation")
+    if not whole or not row.get("answer") or is_right(row, "".join(parts)):
+        return Verdict(0, "every equation holds")
+    if read_number(extract_answer("".join(parts)) or "") is not None and said.endswith(f"= {row['answer']}"):
+        return Verdict(last, f"{said}, but another answer is given")
+    return Verdict("cannot tell", "every equation holds, but the answer is not right")
 
 
 async def equations_judge(row, parts, whole):
-    return judge_equations(row, [strip_header(part) for part in parts[1:]])
+    return judge_equations(row, parts, whole)
 
 
 # ------------------------------------------------------------------------------------ the judge at the desk
@@ -368,19 +457,23 @@ async def read_terminal(question):
 
 
 def human_judge():
-    """A judge that shows problem, solution and steps on the terminal and takes a number, none, skip, back or quit."""
+    """A judge that shows problem, solution and steps on the terminal and takes a number, none, skip, back or quit.
+
+    Its `done["rows"]` counts the rows that the person has judged.
+    """
     done = Counter()
 
     async def judge(row, parts, whole):
         shown = "\n".join([f"\n{'=' * 78}", row["prompt"], "-" * 78, row.get("solution") or "",
                            f"Answer: {row.get('answer', '')}", "-" * 78, parts[0].strip(),
                            *(f"[{k}] {part.strip()}" for k, part in enumerate(parts[1:], 1)), ""])
-        shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", shown)  # a row may hold terminal commands
+        # a row may hold terminal commands, and marks that turn text around
+        shown = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", shown)
         while True:
             said = await read_terminal(f"{shown}\n{done['rows']} done. First wrong step: 1-{len(parts) - 1}, "
                                        "(n)one, (s)kip, (b)ack, (q)uit? ")
             if said in ("b", "back"):
-                done["rows"] -= 1
+                done["rows"] = max(0, done["rows"] - 1)
                 raise Back
             if said in ("q", "quit"):
                 raise Quit
@@ -388,35 +481,46 @@ def human_judge():
                 done["rows"] += 1
                 return Verdict("skipped" if said[0] == "s" else 0 if said[0] == "n" else int(said), None)
             shown = f"{said[:20]!r} is none of these."
+    judge.done = done
     return judge
 
 
 # ------------------------------------------------------------------------------------------------- stage
 
-def make_judges(names, args):
-    """{name: judge} for a judge, or several joined by commas."""
+def make_judges(names, args, policy=None):
+    """{name: judge} for a judge, or several joined by commas. policy: that of rollouts, if it is open already."""
     def make(name):
         if name == "equations":
             return equations_judge
         if name == "human":
             return human_judge()
-        return rollouts_judge(args) if name == "rollouts" else llm_judge(name, args)
+        return rollouts_judge(args, policy) if name == "rollouts" else llm_judge(name, args)
+    if not all(names.split(",")):
+        raise UserError(f"--judge {names!r}: an empty name; choose equations, rollouts, human or a model", 2)
     return {name: make(name) for name in names.split(",")}
 
 
 async def agree(row, parts, judges, whole=True):
-    """(what all judges say, {judge: its words}); "judges disagree" when they do not say the same."""
-    verdicts = {name: await judge(row, parts, whole) for name, judge in judges.items()}
-    said = {verdict.bad_step for verdict in verdicts.values()}
-    unsure = [bad_step for bad_step in said if isinstance(bad_step, str)]
-    return unsure[0] if unsure else said.pop() if len(said) == 1 else "judges disagree", {
-        name: verdict.words for name, verdict in verdicts.items()}
+    """(what all judges say, {judge: its words}). After one that is not sure the next are not asked."""
+    found, words = None, {}
+    for name, judge in judges.items():
+        try:
+            bad_step, words[name] = await judge(row, parts, whole)
+        except Refused as error:  # costs this verdict, not the other answers to the problem
+            bad_step, words[name] = error.args[0], "".join(error.args[1:])
+        if isinstance(bad_step, str):
+            return bad_step, words
+        if found not in (None, bad_step):
+            return "judges disagree", words
+        found = bad_step
+    return found, words
 
 
 async def locate(row, judges):
     """The row with its first wrong step cut out, or with the reason why there is none."""
     completion = row["completion"]
-    if row.get("correct") is True:
+    right = row.get("correct")
+    if right if isinstance(right, bool) else is_right(row, completion):
         return {**row, "drop": "answer is right"}
     spans, split = find_steps(completion)
     if not spans:
@@ -433,21 +537,30 @@ async def locate(row, judges):
             "full_rejected": completion[joint:]}
 
 
-def locator(judges, output):
-    """work(row) of the stage. `back` at the desk takes the row before out of the output and asks for it again."""
-    asked = deque(maxlen=output.UNDO)
+def run_judged(output, path, required, work, width, judges, each=None):
+    """`run_stage` where a person may be among the judges: one row at a time then, and `back` takes the row before
+    out of the output and asks for it again."""
+    if "human" not in judges:
+        return run_stage(output, path, required, lambda row: [row], work, width, each=each)
+    if not output.path:
+        raise UserError("--judge human needs --out FILE: hours at the desk are not for a pipe", 2)
+    done, finished = judges["human"].done, deque(maxlen=output.UNDO)  # finished: (row, whether the person was asked)
 
-    async def work(row):
+    async def undoable(row):
         while True:
+            before = done["rows"]
             try:
-                done = [await locate(row, judges)]
-                asked.append(row)
-                return done
+                rows = await work(row)
+                finished.append((row, done["rows"] > before))
+                return rows
             except Back:
-                if asked and output.undo(asked[-1]["id"]):
-                    before = asked.pop()
-                    output.write(before["id"], await work(before))
-    return work
+                again, asked = [], False
+                while finished and not asked and output.undo(finished[-1][0]["id"]):
+                    last, asked = finished.pop()
+                    again.append(last)
+                for last in reversed(again):
+                    output.write(last["id"], await undoable(last))
+    return run_stage(output, path, required, lambda row: [row], undoable, 1, each=each)
 
 
 # ------------------------------------------------------------------------------------------------- score
@@ -462,42 +575,45 @@ def labelled(row, where):
                     "and bad_step")
 
 
-def score_report(said, seconds):
-    """ProcessBench's figures (arXiv 2412.06559) and the cost. said: (verdict, label) pairs."""
+def score_report(said):
+    """Lines: ProcessBench's figures (arXiv 2412.06559) with 95 % intervals. said: (verdict, label) pairs."""
     sides = {"wrong": [v == label for v, label in said if label], "right": [v == 0 for v, label in said if not label]}
-    for name, hits in sides.items():
+    named = [v == label for v, label in said if v and not isinstance(v, str)]
+    for name, hits in (*((f"accuracy on {side}", hits) for side, hits in sides.items()), ("precision", named)):
         if hits:
-            yield f"accuracy on {name:5} {percent(sum(hits) / len(hits), wilson(sum(hits), len(hits)))} of {len(hits)}"
+            yield f"{name:17} {percent(sum(hits) / len(hits), wilson(sum(hits), len(hits)))} of {len(hits)}"
     if all(sides.values()):
         import numpy as np
         draws = np.random.default_rng(0)
-        a, b = (draws.binomial(len(hits), sum(hits) / len(hits), 10_000) / len(hits) for hits in sides.values())
-        f1 = np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
+        a, b = (draws.beta(sum(hits) + 0.5, len(hits) - sum(hits) + 0.5, 10_000) for hits in sides.values())
         x, y = (sum(hits) / len(hits) for hits in sides.values())
-        yield f"F1                {percent(2 * x * y / (x + y) if x + y else 0, np.percentile(f1, [2.5, 97.5]))}"
-    found = [v == label for v, label in said if not isinstance(v, str) and v]
-    if found:
-        rate = percent(sum(found) / len(found), wilson(sum(found), len(found)))
-        yield f"precision         {rate} of {len(found)} named steps"
+        yield f"{'F1':17} {percent(2 * x * y / (x + y or 1), np.percentile(2 * a * b / (a + b), [2.5, 97.5]))}"
     unsure = Counter(v for v, _ in said if isinstance(v, str))
-    yield f"unsure            {', '.join(f'{reason} {n}' for reason, n in unsure.most_common()) or 'never'}"
-    per = 1000 / len(said)
-    yield (f"per 1,000 rows    {SPENT['replies'] * per:.0f} replies, {SPENT['tokens'] * per:.0f} tokens, "
-           f"{seconds * per:.0f} seconds")
+    yield f"{'unsure':17} {', '.join(f'{reason} {n}' for reason, n in unsure.most_common()) or 'never'}"
 
 
 def score(args, judges):
-    """Run the judges on rows whose first wrong step is known, and report how often they find it."""
-    said, begin = [], time.monotonic()
+    """Run the judges on rows whose first wrong step is known, and report how often they find it and at what cost."""
+    said, begin, count = {}, time.monotonic(), 0
 
     async def work(row):
-        row, parts, label = labelled(row, args.score)
-        verdict, words = await agree(row, parts, judges)
-        said.append((verdict, label))
-        return [{**row, "judge": args.judge, "found": verdict, "verdict": words}]
+        nonlocal count
+        row, parts, _ = labelled(row, args.score)
+        found, words = await agree(row, parts, judges)
+        count += 1
+        row = {**row, "judge": args.judge, "found": found, "verdict": words}
+        remember(row)  # here too: a person who goes back says something else
+        return [row]
 
-    code = run_stage(open_output("locate.py", args), args.score, (), lambda row: [row], work, args.concurrency)
-    print(*score_report(said, time.monotonic() - begin), sep="\n", file=sys.stderr)
+    def remember(row):
+        said[row["id"]] = row["found"], labelled(row, args.score)[2]
+
+    code = run_judged(open_output("locate.py", args), args.score, (), work, args.concurrency, judges, remember)
+    print(*score_report([*said.values()]), sep="\n", file=sys.stderr)
+    if count:  # rows of an earlier run cost nothing now
+        spent = {"replies": SPENT["replies"], "tokens": SPENT["tokens"], "seconds": time.monotonic() - begin}
+        print("per 1,000 rows   ", ", ".join(f"{1000 * cost / count:.0f} {name}" for name, cost in spent.items()),
+              file=sys.stderr)
     return code
 
 
@@ -523,11 +639,12 @@ def main(argv=None):
     judges = make_judges(args.judge, args)
     if args.score:
         return score(args, judges)
-    if "human" in judges and args.out == "-":
-        raise UserError("--judge human needs --out FILE: hours at the desk are not for a pipe", 2)
-    output = open_output("locate.py", args)
-    return run_stage(output, args.input, ("prompt", "answer", "completion"), lambda row: [row], locator(judges, output),
-                     1 if "human" in judges else args.concurrency)
+
+    async def work(row):
+        return [await locate(row, judges)]
+
+    return run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
+                      args.concurrency, judges)
 
 
 if __name__ == "__main__":

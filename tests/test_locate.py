@@ -1,20 +1,29 @@
-"""Judges: reading their replies, and the arithmetic of `equations`. Run alone: pytest tests/test_locate.py"""
+"""Judges, their score, and the cut that they lead to. Run alone: pytest tests/test_locate.py"""
 import argparse
 import asyncio
 import json
 import os
 import pty
+import random
+import re
 import select
 import signal
 import sys
 import time
+from fractions import Fraction
 
 import pytest
-from conftest import ROOT, SHARED, needs_shared
+from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
+import locate as module
 from evaluate import Reply
-from locate import Verdict, find_equations, holds, judge_equations, judge_text, locate, parse_verdict, rollouts_judge
-from steps import PREFIX
+from locate import (Verdict, agree, find_equations, holds, judge_equations, judge_text, llm_judge, locate,
+                    parse_verdict, rollouts_judge)
+from steps import PREFIX, Refused, split_steps
+
+sys.path.insert(0, str(ROOT / "demo"))
+
+# ------------------------------------------------------------------------------------------ an LLM judge
 
 REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, "unparsed"
     "Fine.\nFinal Decision:\nStep 1: correct; Step 2: correct; Step 3: incorrect": 3,
@@ -24,6 +33,11 @@ REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, 
     "I first thought: Final Decision: Step 1: incorrect. No! Final Decision:\nStep 1: correct; Step 2: incorrect": 2,
     '```json\n{"Step 1": "correct", "Step 2": "incorrect"}\n```': 2,
     '{"1": "correct", "2": "correct", "3": "correct"}': 0,
+    'As \\frac{1}{2} shows:\n{"Step 1": "incorrect"}': 1,
+    "So \\boxed{}.\nFinal Decision:\nStep 1: incorrect": 1,
+    "L'étape 2 est fausse. Final Decision:\nStep 1: correct; Step 2: incorrect": 2,  # only the labels are read
+    "第二步有误。\nFinal Decision:\nStep 1: correct; Step 2: incorrect": 2,
+    "Step 2 is wrong.\nFinal Decision:\nStep 1: correct; Step 2: correct; Step 3: correct": 0,  # as above
     "Final Decision:\nStep 1: correct; Step 2: correct": "unparsed",  # what of step 3?
     "Final Decision:\nStep 1: correct; Step 1: incorrect": "unparsed",  # contradicts itself
     "Final Decision:\nStep 4: incorrect": "unparsed",  # there is no step 4
@@ -46,30 +60,305 @@ def test_neutral_is_no_error_unless_asked():
     assert parse_verdict(reply, 2) == 2 and parse_verdict(reply, 2, neutral_is_error=True) == 1
 
 
-def test_a_judge_sees_the_solution_or_the_answer():
+def test_what_a_judge_is_shown():
     row = {"prompt": "{p}", "answer": "7", "solution": "So 7."}
-    assert "So 7." in judge_text(row, ["a"]) and "{p}" in judge_text(row, ["a"])
-    assert "Correct answer:\n7" in judge_text({"prompt": "p", "answer": "7"}, ["a"])
+    shown = judge_text(row, ["Let us think.\n", "Step 1: a\n", "**Step 7:** b\n"])
+    assert "Correct solution:\nSo 7." in shown and "{p}" in shown
+    assert "Answer to check:\nLet us think.\nStep 1: a\nStep 2: b\n" in shown  # by place, whatever the model counted
+    assert "Correct answer:\n7" in judge_text({"prompt": "p", "answer": "7"}, ["", "a"])
+    assert "Correct" not in judge_text({"prompt": "p"}, ["", "a"])
 
 
-EQUATIONS = {  # step -> (left, right) of the equations that are read in it
+FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_error=False, judge_url=None, seed=0,
+             concurrency=4, timeout=5, batch_size=8, device=None)
+
+
+def asked(monkeypatch, replies, steps=3, **flags):
+    """(verdict of an LLM judge whose server says `replies` one after another, what it was asked, its settings)"""
+    said, seen, settings, replies = [], set(), [], iter(replies)
+
+    def chat_server(url, name, limits, how, key):
+        settings.append(how)
+
+        async def ask(text, seed):
+            assert (text, seed) not in seen, "nothing is asked twice"
+            seen.add((text, seed))
+            said.append(text)
+            reply = next(replies)
+            if isinstance(reply, Exception):
+                raise reply
+            return Reply(reply, "stop")
+        return ask
+    monkeypatch.setattr(module, "chat_server", chat_server)
+    judge = llm_judge("served", argparse.Namespace(**{**FLAGS, **flags}))
+    row = {"id": "a", "prompt": "p", "answer": "7"}
+    parts = ["", *(f"Step {k}: x\n" for k in range(1, steps + 1))]
+    return asyncio.run(agree(row, parts, {"served": judge})), said, settings[0]
+
+
+def labels(k, steps=3):
+    """A reply that finds step k wrong, or none for k = 0."""
+    return "Final Decision:\n" + "; ".join(f"Step {i}: {'incorrect' if i == k else 'correct'}"
+                                           for i in range(1, (k or steps) + 1))
+
+
+def test_one_reply_is_greedy_and_asked_for_again_in_other_words(monkeypatch):
+    (found, words), said, how = asked(monkeypatch, ["What?", labels(2)])
+    assert (found, words) == (2, {"served": labels(2)}) and how["temperature"] == 0
+    assert said[1].startswith(said[0]) and "Final Decision:" in said[1][len(said[0]):]
+    (found, words), said, _ = asked(monkeypatch, ["What?"] * 9)
+    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == module.JUDGE_TRIES
+
+
+VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
+         ([2, 2, 3, 1], "no majority"), ([2, 2, 2, 1], 2), ([1], 1)]
+
+
+@pytest.mark.parametrize("votes, winner", VOTES, ids=str)
+def test_votes(votes, winner, monkeypatch):
+    (found, words), said, how = asked(monkeypatch, map(labels, votes), votes=len(votes))
+    assert found == winner and len(said) == len(votes)
+    assert how["temperature"] == (0.8 if len(votes) > 1 else 0)
+    assert words["served"] == ([*map(labels, votes)] if len(votes) > 1 else labels(votes[0]))
+
+
+def test_sixty_steps(monkeypatch):
+    (found, _), said, _ = asked(monkeypatch, [labels(57, 60)], steps=60)
+    assert found == 57 and "\nStep 60: x\n" in said[0]
+    assert asked(monkeypatch, [labels(0, 60)], steps=60)[0][0] == 0
+
+
+def test_a_refusal_costs_this_verdict_only(monkeypatch):
+    refusal = Refused("refused by the model", "I may not.")
+    assert asked(monkeypatch, [refusal])[0] == ("refused by the model", {"served": "I may not."})
+    (found, words), _, _ = asked(monkeypatch, [labels(2), refusal, labels(2)], votes=3)
+    assert found == 2 and words == {"served": [labels(2), "I may not.", labels(2)]}
+
+
+def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
+    """Nonsense, but the model's own, greedy, whatever else is in the batch, and accounted for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    make_model(tmp_path / "M", max_position_embeddings=2048)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
+    rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
+    flags = ["--judge", "M", "--max-tokens", 16]
+    done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
+    assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
+    dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}
+    scored = run("locate.py", *flags, "--batch-size", 2, "--score", "-", rows=[{**row, "bad_step": 1} for row in rows])
+    assert {row["id"]: row["verdict"]["M"] for row in scored.rows} == dropped and any(dropped.values())
+    assert "per 1,000 rows    3000 replies" in scored.err
+
+
+def test_judges_must_agree():
+    said = []
+
+    def judges(*verdicts):
+        async def judge(row, parts, whole, verdicts=iter(verdicts)):
+            said.append(1)
+            return Verdict(next(verdicts), "words")
+        return {str(n): judge for n in range(len(verdicts))}
+    for verdicts, found, n in (((2, 2), 2, 2), ((0, 0), 0, 2), ((1, 2), "judges disagree", 2),
+                               ((0, 2), "judges disagree", 2), ((1, "cannot tell"), "cannot tell", 2),
+                               (("cannot tell", 1), "cannot tell", 1), ((1, 2, 2), "judges disagree", 2)):
+        said.clear()
+        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found
+        assert len(said) == n  # what is lost costs no more
+
+
+# ---------------------------------------------------------------------------------------------- equations
+
+EQUATIONS = {  # step -> equations that are read in it, None for one with an unreadable side
     "Adding gives 30 + 12 = 42.": ["30 + 12 = 42"], "so 3 + 4 = 7 = 14 / 2": ["3 + 4 = 7", "7 = 14 / 2"],
-    r"$3 \times 4 = 12$ and \(\frac{1}{2} + \frac{1}{2} = 1\)": ["$3 * 4 = 12", "( ( 1 ) / ( 2 ) ) + ( ( 1 ) / ( 2 ) ) = 1"],
+    r"$3 \times 4 = 12$ and \(\frac{1}{2} + \frac{1}{2} = 1\)": [
+        "3 * 4 = 12", "( ( 1 ) / ( 2 ) ) + ( ( 1 ) / ( 2 ) ) = 1"],
     "She has 3 apples + 4 apples = 7 apples left": ["3 + 4 = 7"], "Total = 3 x 4 = 12": ["3 * 4 = 12"],
-    "(3 + 4 = 7)": ["3 + 4 = 7"], "- 3 + 4 = 7": ["3 + 4 = 7"], "$1,200 - $200 = $1,000": ["$1,200 - $200 = $1,000"],
-    "12 / 5 = 2 remainder 2": [], "3 + 4 = 7x": [], "2x + 3 = 7": [], "3^2 + 4^2 = 25": [], r"\sqrt{9 + 16} = 5": [],
-    "f(3) + 1 = 5": [], "x - 3 = 5": [], "2(3 + 4) = 14": [], "1 1/2 + 1/2 = 2": [], "20% of 50 = 10": [],
-    "7/2 = 3 1/2": [], "|3 - 5| = 2": [], "3 + 4 = 7 thousand": [], "half of 30 + 4 = 19": [], "10 mod 3 + 1 = 2": [], r"49{,}994 + 6 = 50{,}000": ["49,994 + 6 = 50,000"],
-    r"\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}": [], "3 and 1/2 + 1/2 = 4": [], "3 + 4 = 7 and a half": [],
-    "3! + 1 = 7": [], "x_1 + 3 = 5": [],
+    "3 red apples + 4 green apples = 7": ["3 + 4 = 7"], "12 dollars/hour * 2 hours = 24": ["12 * 2 = 24"],
+    "a total of 3 + 4 = 7": ["3 + 4 = 7"], "20 apples x $0.45/apple = $9": ["20 * 0.45 = 9"],
+    "(3 + 4 = 7)": ["3 + 4 = 7"], "- 3 + 4 = 7": ["3 + 4 = 7"], "$1,200 - $200 = $1,000": ["1,200 - 200 = 1,000"],
+    r"49{,}994 + 6 = 50{,}000": ["49,994 + 6 = 50,000"], "We had 3. 4 + 1 = 5": ["4 + 1 = 5"],
+    "It is 5 apples (3 + 2 = 5).": ["3 + 2 = 5"], "gives -5 + 3 = -2": ["- 5 + 3 = - 2"],
+    "x = 3 + 4 = 7": ["3 + 4 = 7"],
+    "5km + 3km = 8km": ["5 + 3 = 8"], "[3 + 4] * 2 = 14": ["( 3 + 4 ) * 2 = 14"], "2 + 2 == 4": [None], "x = 5": [],
+    "26 + 32 = ": [None], "7 = x": [], "48/2 = <<48/2=24>>24 clips": ["48 / 2 = 24"],
+    r"\begin{aligned} 3 + 4 &= 7 \\ &= 14/2 \end{aligned}": ["3 + 4 = 7"], "3 + 4 ≈ 7": [],
 }
 
 
 @pytest.mark.parametrize("text", EQUATIONS)
-def test_equations_are_read_only_whole(text):
-    read = [f"{' '.join(e.left)} = {' '.join(e.right)}" for e in find_equations(text)
-            if e.left and e.right and len(e.left) > 1 or e.left == ["7"]]
+def test_equations_are_read_whole(text):
+    read = [f"{' '.join(e.left)} = {' '.join(e.right)}" if e.left and e.right else None for e in find_equations(text)]
     assert read == EQUATIONS[text]
+
+
+TRUE = r"""
+12 / 5 = 2 remainder 2; 3 + 4 = 7x; 2x + 3 = 7; 3 x + 4 = 19; 3ab + 4 = 19; x - 3 = 5; x_1 + 3 = 5; Total - 5 = 15
+3^2 + 4^2 = 25; 3² + 4² = 25; 10^2 + 1 = 101; 2e3 + 1 = 2001; 3! + 1 = 7; |3 - 5| = 2; 10 mod 3 + 1 = 2; log2 + 1 = 1.3
+2 \sqrt{9 + 16} = 10; √9 + 16 = 19; the square root of 9 + 16 = 19; f(3) + 1 = 5; max(3, 4 + 5) = 9; gcd(12, 5 + 3) = 4
+2(3 + 4) = 14; 2 (3 + 4) = 14; (2) (3 + 4) = 14; 5 - [3 + 1] = 1; 2\pi + 1 = 7.28; \binom{5}{2} + 1 = 11; 7 = 3 + 4
+1 1/2 + 1/2 = 2; 3 and 1/2 + 1/2 = 4; 7/2 = 3 1/2; 3 ½ + 1 = 4 ½; 2 + 2 = 4 and a half - a half; \frac12 + 1 = 1.5
+20% of 50 + 2 = 12; half of 30 + 4 = 19; two thirds of 30 + 4 = 24; 25 percent * 80 = 20; 15 / 60 * 100 = 25%
+3 + 4 = 7 thousand; 2 dozen + 1 = 25; 3 times 4 + 2 = 14; 2 less than 3 + 4 = 5; 5 choose 2 + 1 = 11
+3,5 + 1 = 4,5; 2 + 3,5 = 5,5; 1.200 + 300 = 1.500; 1 200 + 300 = 1 500; 1\,200 + 300 = 1\,500; 1,00,000 + 5 = 1,00,005
+12 : 4 + 2 = 5; 3:2 = 6:4; 11:30 + 45 = 12:15; 11 + 3 = 2 o'clock; 30° + 60° = 90°; .5 + 1 = 1.5; 50 + 25 = 0.75
+€5 + €4 * 2 = €13; £5 + £4 = £9; 50 cents + 50 cents = $1; 5 hours + 30 minutes = 330 minutes
+100 / 3 = 33; 100 / 3 = 33.3; 33.3 * 3 = 100; 1 + 2 + ... + 10 = 55; 3 + 4 <= 8; 3 + 4 != 8
+3 • 4 + 1 = 13; 3 ⋆ 4 + 1 = 13; ¬3 + 4 = 5; ∑3 + 4 = 9
+\frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}; \frac{1}{3} * 100 = 33.33\%
+\frac{1000 \text{ meters}}{2.5 \times 3600 \text{ seconds}} = \frac{1}{9}; \frac{\frac{6}{2} + 1}{2} = 2
+""".strip().replace("\n", "; ").split("; ")
+
+
+def called_false(text):
+    return any(holds(*equation) is False for equation in find_equations(text) if None not in equation)
+
+
+@pytest.mark.parametrize("text", TRUE)
+def test_what_is_true_in_odd_notation_is_not_called_false(text):
+    assert not called_false(text)
+
+
+def test_a_sum_that_is_broken_over_lines_is_not_read_in_halves():
+    for text in ("10 +\n15 + 3 = 28", "15 + 3\n+ 10 = 28", "2 * 3 = 5 +\n1"):
+        assert not called_false(text)
+
+
+PROBLEM = {"prompt": "Ann has 35 beads. She loses 17, then twelve new ones arrive, and she keeps 25% of them."}
+STEPS = [  # steps, what the judge says
+    (["35 - 17 = 18.", "18 + 12 = 30.", "30 * 25% = 7.5"], 0), (["35 - 17 = 18.", "18 * 0.25 = 4.5"], 0),
+    (["35 - 17 = 28.", "28 + 12 = 40."], 1), (["35 - 17 = 18.", "18 + 12 = 40."], 2),
+    (["35 - 17 = 18.", "18 + 13 = 41."], "cannot tell"),  # where is 13 from?
+    (["First we subtract 17 from 35.", "35 - 17 = 28."], 2),  # prose with nothing new in it is no obstacle
+    (["First we subtract 17 from 35.", "35 - 17 = 18."], "cannot tell"),  # but is not found right either
+    (["She has 28.", "28 + 12 = 41."], "cannot tell"), (["The answer is clear."], "cannot tell"),
+    (["35 - 17 = 18.", "35 - 17 = 18.", "18 + 12 = 31"], 3),  # steps that repeat are steps
+    (["35 / 17 = 2.06"], 0), (["35 / 17 = 2"], "cannot tell"), (["35 / 17 = 2.16"], 1),
+    (["35 - 17 = ", "35 - 17 = 28"], "cannot tell"), (["35 - 17 = eighteen"], "cannot tell"),
+    (["35 / (17 - 17) = 0"], "cannot tell"),
+    (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
+    (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"),
+    (["35 - 17 = 19 - 2"], 1),
+    (["Wait, 35 - 17 = 28 is wrong: 35 - 17 = 18."], "cannot tell"), (["If 35 - 17 = 28, she is rich."], "cannot tell"),
+]
+
+
+@pytest.mark.parametrize("steps, expected", STEPS)
+def test_equations_judge(steps, expected):
+    assert judge_equations(PROBLEM, ["", *steps], whole=False).bad_step == expected
+
+
+def test_other_arithmetic_is_not_judged():
+    for prompt in ("Find 5 + 4 in base 8.", "Define 5 + 4 as 5 times 4.", "What does a clock of 8 hours show, 5 + 4?"):
+        assert judge_equations({"prompt": prompt}, ["", "5 + 4 = 11"]).bad_step == "cannot tell"
+
+
+LAST_LINES = [  # completion, gold answer, what the judge says
+    ("Step 1: 5 + 3 = 8.\nThe answer is: 9", "8", 1), ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "8", 0),
+    ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "16", "cannot tell"),  # something is wrong that is no equation
+    ("Step 1: 5 + 3 = 8.\nThe answer is: no", "8", "cannot tell"), ("Step 1: 5 + 3 = 8.", "8", 0),
+    ("Step 1: 5 + 3 = 8.\nThe answer is: 9", None, 0),  # nobody knows
+    ("As 5 + 3 = 8:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", 0),  # a preamble is context
+    ("As 5 + 3 = 9:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", "cannot tell"),  # and never at fault
+]
+
+
+@pytest.mark.parametrize("completion, answer, expected", LAST_LINES)
+def test_equations_and_the_last_line(completion, answer, expected):
+    row = {"prompt": "Ann has 5 and 3.", "answer": answer}
+    assert judge_equations(row, split_steps(completion)).bad_step == expected
+
+
+def test_equations_judge_is_quick_on_hostile_steps():
+    begin = time.process_time()
+    for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r",
+                  "1/"):
+        many = piece * (12_000 // len(piece))
+        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
+        judge_equations(PROBLEM, ["", f"{many}1 = 2"])
+    assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
+
+
+def test_precision_on_the_demos_world():
+    import world
+    named = hits = wrong = 0
+    for name in world.WORLDS:
+        for row in world.problems(name, "sft", 150, 11):
+            found = judge_equations(row, split_steps(row["solution"])).bad_step
+            named += found not in (0, "cannot tell")
+            hits += found == row["bad_step"]
+            wrong += row["bad_step"] is not None
+    assert hits == named == wrong > 100
+
+
+def written(value, dice):
+    """A number as one may write it."""
+    if value.denominator > 1:
+        return f"{float(value):.2f}"
+    plain = f"{abs(value.numerator):,}" if dice.random() < 0.7 else str(abs(value))
+    return ("-" if value < 0 else "") + plain
+
+
+def fresh_step(value, dice, slip):
+    """(operand, result, text) of a step from `value` on, in a wording and a notation that no judge here was made for.
+
+    slip is added to the result that the text states.
+    """
+    b = Fraction(dice.randint(2, 9) if dice.random() < 0.5 else dice.randint(11, 400))
+    sign = dice.choice("+-*" if b < 10 else "+-")
+    unit = dice.choice(["", "", " litres", " kg", "km", " red balloons"])
+    if value.denominator == 1 and value > 0 and value % b == 0:
+        sign = "/"
+    result = {"+": value + b, "-": value - b, "*": value * b, "/": value / b}[sign] + slip
+    spell = {"+": ["+", " + "], "-": ["-", " - ", " − "], "*": [r" \times ", " x ", "×", r" \cdot ", " * "],
+             "/": [" ÷ ", "/", r" \div "]}[sign]
+    left = f"{written(value, dice)}{unit}{dice.choice(spell)}{written(b, dice)}{unit if sign in '+-' else ''}"
+    if sign == "/" and dice.random() < 0.5:
+        left = rf"\{dice.choice(['', 'd'])}frac{{{written(value, dice)}}}{{{written(b, dice)}}}"
+    if sign in "+*" and dice.random() < 0.2:
+        turned = f"{left} = {written(b, dice)}{dice.choice(spell)}{written(value, dice)}"
+        left = f"({left})" if dice.random() < 0.5 else turned
+    if sign == "*" and dice.random() < 0.3:
+        left = f"{written(b * 100, dice)}{dice.choice(['%', chr(92) + '%'])} * {written(value, dice)}"
+    said = f"{left} = {written(result, dice)}{unit}"
+    return b, result, dice.choice([
+        "Also ergibt sich ${}$.", "On obtient donc {}.", r"Hence \[ {} \] as claimed.", "({})", "- {}", "**{}**",
+        "There are now {}, which we keep in mind.", "Now: {}; next.", "{} 。", "Total = {}", "so y = {}"]).format(said)
+
+
+def test_precision_on_wordings_and_formats_that_nobody_tuned_to():
+    """Truth by construction: each answer has at most one slip, which later steps go on from."""
+    dice = random.Random(5)
+    told = {True: [], False: []}  # whether an answer holds an odd notation -> (found, truth)
+    for _ in range(400):
+        value, steps, operands = Fraction(dice.randint(10, 3000)), [], []
+        operands.append(value)
+        bad_step = dice.choice([0, 1, 2, 3, 4])
+        mixed = dice.random() < 0.3
+        for k in range(1, 5):
+            slip = dice.choice([-100, -10, -2, 1, 2, 9, 10, 90]) if k == bad_step else 0
+            b, value, text = fresh_step(value, dice, slip)
+            operands.append(b)
+            steps.append(f"Step {k}: {text}\n" + (dice.choice(TRUE) + "\n" if mixed and dice.random() < 0.5 else ""))
+        row = {"prompt": "Take " + ", then ".join(written(b, dice) for b in operands) + "."}
+        told[mixed].append((judge_equations(row, ["", *steps]).bad_step, bad_step))
+    named = [found == truth for both in told.values() for found, truth in both if found and found != "cannot tell"]
+    found = sum(found == truth > 0 for found, truth in told[False]) / sum(truth > 0 for _, truth in told[False])
+    print(f"named {len(named)}, precision {sum(named) / len(named):.4f}, found {found:.2f} without odd notations")
+    assert sum(named) / len(named) > 0.99 and len(named) > 180 and found > 0.75
+    assert not [both for both in told[False] if both[0] == 0 and both[1]], "what is wrong is not found right"
+
+
+@needs_shared
+def test_equations_judge_on_real_answers():
+    """All that it names in 400 real answers was looked at: 49,994 + 20,006 is 70,000."""
+    named = {}
+    for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
+        found, words = judge_equations(row, split_steps(row["completion"]))
+        if found and found != "cannot tell":
+            named[row["id"]] = row["published_verdict"], words
+    said = {f"step 4: 49,994 + 20,006 = {wrong} does not hold" for wrong in ("69,999", "69,990")}
+    assert len(named) == 7 and {words for _, words in named.values()} == said
+    assert not any(right for right, _ in named.values())
 
 
 @needs_shared
@@ -77,38 +366,38 @@ def test_equations_of_real_answers():
     """Of some 1,350 equations in 400 real answers those that are called wrong are wrong: each was looked at."""
     wrong = set()
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        for left, right, _ in find_equations(row["completion"]):
-            if left and right and len(left) > 1 and holds(left, right) is False:
+        for left, right, units in find_equations(row["completion"]):
+            if left and right and len(left) > 1 and holds(left, right, units) is False:
                 wrong.add(f"{' '.join(left)} = {' '.join(right)}")
-    assert wrong == {"29 - 10 - 1 = 19", "( ( 1 ) / ( 2 ) ) * 24 * 26 = 156", "49,994 + 20,006 = 69,999", "49,994 + 20,006 = 69,990"}
+    assert wrong == {"29 - 10 - 1 = 19", "( ( 1 ) / ( 2 ) ) * 24 * 26 = 156", "49,994 + 20,006 = 69,999",
+                     "49,994 + 20,006 = 69,990"}
 
 
-PROBLEM = {"prompt": "Ann has 35 beads. She loses 17, then twelve new ones arrive, and she keeps 25% of them.", "answer": "7.5"}
-STEPS = [  # steps, what the judge says
-    (["35 - 17 = 18.", "18 + 12 = 30.", "30 * 25% = 7.5"], 0),
-    (["35 - 17 = 28.", "28 + 12 = 40."], 1),
-    (["35 - 17 = 18.", "18 + 12 = 40."], 2),
-    (["35 - 17 = 18.", "18 + 13 = 41."], "cannot tell"),  # where is 13 from?
-    (["First we subtract.", "35 - 17 = 28."], "cannot tell"),
-    (["35 / 17 = 2.06"], 0), (["35 / 17 = 2"], "cannot tell"), (["35 / 17 = 2.16"], 1),
-    (["35 - 17 = eighteen"], "cannot tell"), (["35 / (17 - 17) = 0"], "cannot tell"),
-    (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
-    (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], 0), (["35 - 17 = 19 - 2"], 1),
-]
+@needs_shared
+def test_precision_on_solutions_that_people_wrote():
+    """GSM8K's solutions are right; with one result changed the truth is known as well."""
+    dice, named, hits, wrong, false_alarms = random.Random(0), 0, 0, 0, {}
+    for row in [json.loads(line) for line in open(SHARED / "gsm8k_test.jsonl")][2::3]:
+        *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
+        parts = ["", *(line + "\n" for line in lines)]
+        found, words = judge_equations({**row, "answer": ""}, parts)
+        if found and found != "cannot tell":
+            false_alarms[row["id"]] = words
+        spots = [(k, match) for k, part in enumerate(parts) for match in re.finditer(r"= ?\$?(\d+)(?![\d,.%/])", part)]
+        if spots:
+            k, match = dice.choice(spots)
+            changed = int(match[1]) + dice.choice([-10, 10, -1, 1, 2, -2, 100])
+            parts[k] = parts[k][:match.start(1)] + str(abs(changed)) + parts[k][match.end(1):]
+            if abs(changed) == int(match[1]):
+                continue
+            found = judge_equations({**row, "answer": ""}, parts).bad_step
+            named, hits, wrong = named + (found not in (0, "cannot tell")), hits + (found == k), wrong + 1
+    assert false_alarms == {"gsm8k-410": "step 1: 3 / 2 = 1.50 + 3.00 does not hold"}  # looked at: it does not
+    print(f"{wrong} changed, {named} named, precision {hits / named:.4f}")
+    assert hits / named > 0.99 and hits / wrong > 0.5
 
 
-@pytest.mark.parametrize("steps, expected", STEPS)
-def test_equations_judge(steps, expected):
-    assert judge_equations(PROBLEM, steps).bad_step == expected
-
-
-def test_equations_judge_is_quick_on_hostile_steps():
-    begin = time.process_time()
-    for step in ("9" * 100_000 + " + 1 = 2", "(" * 100_000 + "1 = 2", "1 + " * 50_000 + "1 = 3", "1 = " * 50_000, "- " * 10**5,
-                 "\\frac{" * 20_000, "1 " * 10**5, " " * 10**5, "3 x" * 50_000, "{" * 10**5):
-        judge_equations(PROBLEM, [step])
-    assert time.process_time() - begin < 20  # a generous cap: nothing here is worse than linear
-
+# ------------------------------------------------------------------------------------------------ the cut
 
 def located(completion, *verdicts, **row):
     async def judge(row, parts, whole, verdicts=iter(verdicts)):
@@ -131,10 +420,12 @@ def test_the_cut(bad_step, header, rejected):
 
 def test_drops_have_reasons():
     assert located(ANSWER, 0)["drop"] == "no error found"
-    assert located(ANSWER, "unparsed")["drop"] == "unparsed" and located(ANSWER, "unparsed")["verdict"] == {"0": "words"}
+    unparsed = located(ANSWER, "unparsed")
+    assert unparsed["drop"] == "unparsed" and unparsed["verdict"] == {"0": "words"}
     assert located(ANSWER, 1, 2)["drop"] == "judges disagree" and located(ANSWER, 2, 2)["bad_step"] == 2
     assert located(ANSWER, 1, "cannot tell")["drop"] == "cannot tell"
     assert located(ANSWER, 1, correct=True)["drop"] == "answer is right"
+    assert located(ANSWER, answer="9")["drop"] == "answer is right"  # whoever graded it
     assert located(" \n", 1)["drop"] == "no steps"
     assert located(PREFIX + "\nStep 2: x", 1)["drop"] == "empty step"
 
@@ -144,62 +435,115 @@ def test_paragraphs_stand_in_for_missing_headers():
     assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
 
 
-# ------------------------------------------------------------------------------------- rollouts, human, score
+# ------------------------------------------------------------------------------------------------ rollouts
 
 class Success:
-    """Stands in for a policy: from a prefix of k steps, `rates[k]` of the continuations reach the gold answer 7."""
+    """Stands in for a policy: from a prefix of k steps, `rates[k]` of ten continuations reach the gold answer 7."""
     def __init__(self, rates):
         self.rates, self.asked = rates, []
 
-    async def ask_once(self, problem, solution, seed):
-        k = solution.count("Step")
-        self.asked.append((solution, seed))
-        right = self.asked.count((solution, seed)) == 1 and sum(s == solution for s, _ in self.asked) <= 10 * self.rates[k]
+    async def ask_once(self, problem, prefix, seed):
+        assert (prefix, seed) not in self.asked, "no continuation is sampled twice"
+        assert prefix == prefix.rstrip(), "the model's tokens for a new line and a header are its own"
+        self.asked.append((prefix, seed))
+        right = sum(other == prefix for other, _ in self.asked) <= 10 * self.rates[prefix.count("Step")]
         return Reply(f"\nThe answer is: {7 if right else 9}", "stop")
 
 
-def rollouts(rates, monkeypatch, scan=False, n=10, last="The answer is: 9", whole=True):
+def rollouts(rates, scan=False, n=10, last="The answer is: 9", whole=True, rows=1):
+    """(verdict, probes asked for) of the judge of rollouts on an answer of len(rates) - 1 steps."""
     policy = Success(rates)
-    monkeypatch.setattr("locate.Policy", lambda args: policy)
-    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, temperature=None, seed=0))
+    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
     parts = ["Think.\n", *(f"Step {k}: x\n" for k in range(1, len(rates)))]
     parts[-1] += last
-    verdict = asyncio.run(judge({"id": "a", "prompt": "p", "answer": "7"}, parts, whole))
-    assert len(set(policy.asked)) == len(policy.asked), "no continuation is sampled twice"
-    return verdict, len(policy.asked) // n
+
+    async def ask():
+        return await asyncio.gather(*(judge({"id": str(i), "prompt": "p", "answer": "7"}, parts, whole)
+                                      for i in range(rows)))
+    verdicts = asyncio.run(ask())
+    assert all(verdict == verdicts[0] for verdict in verdicts)
+    return verdicts[0], len(policy.asked) / n
 
 
-def test_rollouts_find_the_first_step_that_loses_the_answer(monkeypatch):
+def test_rollouts_find_the_first_step_that_loses_the_answer():
     for bad in range(1, 9):
         rates = [0.5] * bad + [0.0] * (9 - bad)
-        verdict, probes = rollouts(rates, monkeypatch)
+        verdict, probes = rollouts(rates)
         assert verdict.bad_step == bad and probes <= 4  # log2(8) + the bare problem
-        assert rollouts(rates, monkeypatch, scan=True)[0].bad_step == bad
         assert all(right == 5 * (k < bad) for k, (right, n) in verdict.words["probes"].items())
-        assert bad == 8 or verdict.words["sure"] > 0.99
-    lucky = [0.5, 0.5, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]  # success comes back: only the scan is sure to find the first
-    assert rollouts(lucky, monkeypatch, scan=True)[0].bad_step == 2
-    assert rollouts([0.1, 0, 0, 0, 0, 0, 0, 0, 0], monkeypatch)[0].words["sure"] < 0.9
+        assert verdict.words["sure"] > 0.99
+        verdict, probes = rollouts(rates, scan=True)
+        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])  # the values of all steps
+    assert rollouts([0.5] * 60 + [0.0])[0].bad_step == 60 and rollouts([0.5] * 60 + [0.0])[1] <= 7
 
 
-def test_rollouts_say_when_they_cannot_tell(monkeypatch):
-    assert rollouts([0.0, 0.0, 0.0], monkeypatch)[0].bad_step == "never solved"
-    assert rollouts([0.5, 0.5, 0.0], monkeypatch, last="The answer is: 7")[0].bad_step == 0
-    assert rollouts([0.5, 0.5, 0.0, 0.5], monkeypatch, last="The answer is: 7", scan=True)[0].bad_step == 2
-    assert rollouts([0.5, 0.5, 0.5], monkeypatch, whole=False)[0].bad_step == 0
-    assert rollouts([0.5, 0.5, 0.0], monkeypatch, whole=False)[0].bad_step == 2
+def test_only_the_scan_is_sure_to_find_the_first():
+    lucky = [0.5, 0.5, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]  # success comes back
+    assert rollouts(lucky, scan=True)[0].bad_step == 2 and rollouts(lucky)[0].bad_step == 5
 
+
+def test_how_sure_is_the_chance_that_an_equal_step_would_have_shown():
+    """Against a simulation: a rate drawn from what `right` of n leaves likely, then n continuations from it."""
+    dice, n = random.Random(0), 10
+    for right in (1, 2, 5):
+        sure = rollouts([right / 10, 0, 0, 0])[0].words["sure"]
+        rates = [dice.betavariate(right + 1, n - right + 1) for _ in range(20_000)]
+        assert abs(sure - sum(any(dice.random() < rate for _ in range(n)) for rate in rates) / 20_000) < 0.02
+
+
+def test_rollouts_say_when_they_cannot_tell():
+    verdict, probes = rollouts([0.0, 0.0, 0.0])
+    assert verdict == ("never solved", {"probes": {0: [0, 10]}}) and probes == 1
+    assert rollouts([0.5, 0.5, 0.0], last="The answer is: 7")[0].bad_step == 0
+    assert rollouts([0.5, 0.5, 0.0, 0.5], last="The answer is: 7", scan=True)[0].bad_step == 2
+    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}), 1)  # one step to verify
+    assert rollouts([0.5, 0.5, 0.0], whole=False)[0].bad_step == 2
+
+
+def test_answers_that_share_a_prefix_share_its_probe():
+    assert rollouts([0.5, 0.5, 0.0], rows=5)[1] == rollouts([0.5, 0.5, 0.0])[1]
+
+
+def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
+    """A drop keeps its probes too; whatever else is in the batch, a prefix has one value; a kill repeats nothing."""
+    rows = [{**row, "completion": re.sub(rf"(= |is: ){row['answer']}\b", r"\g<1>99", row["solution"])}
+            for row in PROBLEMS[:12]]
+    flags = ["--judge", "rollouts", "--model", taught_model, "--temperature", 1, "--rollouts", 6, "--max-tokens", 60]
+
+    def judged(name, rows, *more):
+        run("locate.py", *flags, "--out", name, *more, rows=rows)
+        lines = [line for end in ("", ".dropped.jsonl") for line in open(tmp_path / (name + end))]
+        return {row["id"]: row for row in map(json.loads, lines)}
+    whole = judged("a", rows)
+    assert len(whole) == 12 and all(row["verdict"]["rollouts"]["probes"]["0"][1] == 6 for row in whole.values())
+    assert sum(row.get("bad_step") == 2 for row in whole.values()) >= 6, "the model was taught these, step 2 slips"
+    assert judged("b", rows[::-1], "--batch-size", 5) == whole
+    journal = (tmp_path / "a.done").read_bytes().splitlines(keepends=True)
+    replies = [line for line in journal if b'"reply"' in line]
+    (tmp_path / "c.done").write_bytes(b"".join([journal[0], *replies]))  # killed before any row was whole
+    assert judged("c", rows, "--resume") == whole
+    assert len((tmp_path / "c.done").read_bytes().splitlines()) == len(journal), "nothing was sampled again"
+
+
+def test_rollouts_need_a_policy(run):
+    done = run("locate.py", "--judge", "rollouts", rows=[{"id": 1}], code=2)
+    assert "--judge rollouts needs --model" in done.err
+    assert "an empty name" in run("locate.py", "--judge", "equations,", rows=[{"id": 1}], code=2).err
+
+
+# -------------------------------------------------------------------------------------------------- human
 
 def at_the_desk(tmp_path, keys, *flags, rows=None):
     """locate.py --judge human on a pseudo-terminal of its own; returns (exit code, what was shown, rows)."""
     rows = rows or [{"id": str(i), "prompt": f"problem {i} \x1b[2J", "answer": "7", "solution": "So 7.",
                      "completion": f"Step 1: a{i}\nStep 2: b{i}\nThe answer is: 9"} for i in range(4)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, str(ROOT / "locate.py"), "in.jsonl", "--judge", "human", "--out", "out.jsonl", *flags]
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(tmp_path)
-        os.execv(sys.executable, [sys.executable, str(ROOT / "locate.py"), "in.jsonl", "--judge", "human", "--out", "out.jsonl", *flags])
-    shown, answered, stop = b"", 0, time.monotonic() + 60
+        os.execv(sys.executable, command)
+    shown, answered, stop = b"", 0, time.monotonic() + 100
     while time.monotonic() < stop:
         try:
             shown += os.read(terminal, 4096) if select.select([terminal], [], [], 1)[0] else b""
@@ -212,7 +556,7 @@ def at_the_desk(tmp_path, keys, *flags, rows=None):
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     out = (tmp_path / "out.jsonl").read_text().splitlines()
-    return code, shown.decode(), {row["id"]: row["bad_step"] for row in map(json.loads, out)}
+    return code, shown.decode(), {row["id"]: row.get("bad_step", row.get("found")) for row in map(json.loads, out)}
 
 
 def test_a_person_judges(tmp_path):
@@ -229,20 +573,77 @@ def test_a_person_quits_and_resumes(tmp_path):
     assert code == 0 and rows == {"0": 1, "1": 2, "2": 2, "3": 2}, shown
 
 
+def test_back_passes_rows_that_no_person_saw(tmp_path):
+    """And odd rows: very long, with terminal commands and marks that turn text around, without steps or headers."""
+    rows = [{"id": "long", "prompt": "x" * 100_000, "completion": "Step 1: a\nStep 2: b"},
+            {"id": "mute", "completion": " \n "},
+            {"id": "odd", "completion": "one \x1b[2J\x9b31m\u202e\ud800\n\ntwo\n\nthree"}]
+    code, shown, found = at_the_desk(tmp_path, ["1", "BACK", "2", "", "2"], rows=[
+        {"prompt": "p", "answer": "7", **row} for row in rows])
+    assert code == 0 and found == {"long": 2, "odd": 2}, shown
+    assert "1-3, (n)one" in shown and shown.count("x" * 100_000) == 2 and "'' is none of these" in shown
+    assert not {"\x1b", "\x9b", "\u202e"} & set(shown) and "3 in, 2 kept, 1 dropped (no steps 1)" in shown
+
+
+def test_a_person_is_scored_one_row_at_a_time(tmp_path):
+    rows = [{"id": str(i), "problem": "p", "steps": ["a", "b"], "label": i - 1} for i in range(3)]
+    code, shown, found = at_the_desk(tmp_path, ["1", "back", "none", "1", "1"], "--score", "in.jsonl", rows=rows)
+    assert code == 0 and found == {"0": 0, "1": 1, "2": 1}, shown
+    assert "accuracy on wrong  50.0 %" in shown and "accuracy on right 100.0 %" in shown
+
+
+# -------------------------------------------------------------------------------------------------- score
+
+RIGHT = "Ann has 5 and 3. 5 + 3 = 8"
+THREE = {"problem": "5 and 3 and 2", "final_answer_correct": False}
+BENCH = [
+    {"id": "a", **THREE, "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "label": 1},
+    {"id": "b", **THREE, "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "label": 0},
+    {"id": "c", **THREE, "steps": ["Hm. 4", "9 + 2 = 11."], "label": 0},
+    {"id": "d", "problem": RIGHT, "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
+    {"id": "e", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.", "bad_step": None},
+    {"id": "f", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.\nStep 2: 5 + 8 = 12.", "bad_step": 2}]
+
+
 def test_score(run, tmp_path):
     """ProcessBench's figures on rows in its shape and in ours; its label counts from 0, -1 is no error."""
-    right = "Ann has 5 and 3. 5 + 3 = 8"
-    rows = [{"id": "a", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "final_answer_correct": False, "label": 1},
-            {"id": "b", "problem": "5 and 3 and 2", "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
-            {"id": "c", "problem": "5 and 3 and 2", "steps": ["Hm.", "9 + 2 = 11."], "final_answer_correct": False, "label": 0},
-            {"id": "d", "problem": right, "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
-            {"id": "e", "prompt": right, "answer": "8", "completion": "Step 1: 5 + 3 = 8.", "bad_step": None},
-            {"id": "f", "prompt": right, "answer": "8", "completion": "Step 1: 5 + 3 = 8.\nStep 2: 5 + 8 = 12.", "bad_step": 2}]
-    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BENCH))
     done = run("locate.py", "--judge", "equations", "--score", "bench.jsonl")
-    assert "accuracy on wrong  75.0 %" in done.err and "accuracy on right 100.0 %" in done.err
-    assert "F1                 85.7 %" in done.err and "precision         100.0 %" in done.err  # 2 · 0.75 / 1.75
-    assert "cannot tell 1" in done.err and "per 1,000 rows" in done.err
+    assert "accuracy on wrong  75.0 % [30.1, 95.4] of 4" in done.err  # Wilson, by hand
+    assert "accuracy on right 100.0 % [34.2, 100.0] of 2" in done.err
+    assert "F1                 85.7 % [" in done.err and "precision         100.0 %" in done.err  # 2 · 0.75 / 1.75
+    assert "cannot tell 1" in done.err and "per 1,000 rows    0 replies, 0 tokens, " in done.err
     assert [row["found"] for row in done.rows] == [2, 1, "cannot tell", 0, 0, 2]
     done = run("locate.py", "--judge", "equations", "--score", "-", rows=[{"id": "x"}], code=1)
     assert "row x has neither ProcessBench's" in done.err
+
+
+def test_a_resumed_score_is_of_all_rows_and_its_cost_of_those_asked_now(run, tmp_path):
+    flags = ["--judge", "equations", "--score", "bench.jsonl", "--out", "o.jsonl"]
+    lines = "".join(json.dumps(row) + "\n" for row in BENCH)
+    (tmp_path / "bench.jsonl").write_text(lines)
+    whole = run("locate.py", *flags).err
+    journal = (tmp_path / "o.jsonl.done").read_bytes().splitlines(keepends=True)
+    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))
+    resumed = run("locate.py", *flags, "--resume").err
+    figures = [line for line in whole.splitlines() if "per 1,000" not in line]
+    assert [line for line in resumed.splitlines() if "per 1,000" not in line] == figures and "per 1,000" in resumed
+    again = run("locate.py", *flags, "--resume").err
+    assert [line for line in again.splitlines()] == figures  # nobody was asked
+
+
+def test_a_refused_row_counts_as_missed(faulty, run):
+    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "422"), "--score", "-",
+               rows=BENCH)
+    assert "accuracy on wrong   0.0 %" in done.err and "unsure            refused by the server 6" in done.err
+
+
+def test_the_cost_counts_replies_and_tokens(run, taught_model):
+    """Six rollouts of one prefix: six replies, and the prefix's tokens once."""
+    row = {**PROBLEMS[0], "answer": "-1", "completion": PROBLEMS[0]["solution"], "bad_step": 1}
+    flags = ["--judge", "rollouts", "--model", taught_model, "--rollouts", 6, "--max-tokens", 1]
+    done = run("locate.py", *flags, "--score", "-", rows=[row])
+    from steps import encode, load_tokenizer, render_prompt
+    tokenizer = load_tokenizer(taught_model)
+    prefix = encode(tokenizer, render_prompt(tokenizer, row["prompt"], "chat", "Let's think step by step."))
+    assert f"per 1,000 rows    6000 replies, {1000 * (len(prefix) + 6)} tokens" in done.err
