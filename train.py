@@ -41,7 +41,7 @@ REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "ful
 METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
            "logps/rejected")  # TRL's names; sft has the first
 TRAJECTORY = ("objective", "prompt", "loss", "beta", "label_smoothing", "nll", "eos", "lr", "schedule", "warmup",
-              "epochs", "max_steps", "batch_size", "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
+              "epochs", "max_steps", "batch_size", "weight_decay", "clip", "seed")  # --resume refuses another value
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
@@ -209,7 +209,10 @@ def lay_out_varlen(placed, segments, put):
 
 
 def lay_out_padded(placed, segments, put):
-    """groups: (queries, keys, depth of the queries), (group, longest) each. back: where the result for a slot is."""
+    """groups: (queries, keys, depth of the queries), (group, longest) each. back: where the result for a slot is.
+
+    Where a group shares nothing, queries are keys, and depth is None: a causal kernel computes half as much.
+    """
     import torch
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     placed.groups, placed.masks, order = [], {}, []
@@ -218,7 +221,8 @@ def lay_out_padded(placed, segments, put):
         shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
         # padding stands where the last query does, so that it too sees something
         depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
-        placed.groups.append((queries.clamp(min=0), pad([put(path) for _, path in group]), depth))
+        placed.groups.append((queries.clamp(min=0), pad([put(path) for _, path in group]),
+                              depth if shared.any() else None))
         order.append(queries.flatten())
     order = torch.cat(order)
     placed.back = torch.empty_like(placed.ids)
@@ -228,10 +232,11 @@ def lay_out_padded(placed, segments, put):
 def group_segments(segments):
     """Segments of similar lengths in groups: a CPU attends to a group at once, at little cost of padding."""
     groups, area = [], 0
-    for segment in sorted(segments, key=lambda segment: (len(segment[1]), -segment[0])):
+    for segment in sorted(segments, key=lambda segment: (segment[0] > 0, len(segment[1]), -segment[0])):
         new, whole = len(segment[1]) - segment[0], len(segment[1])
         tall = max(len(path) - shared for shared, path in [segment, *(groups[-1] if groups else [])])
-        padded = (len(groups[-1]) + 1) * tall * whole if groups else math.inf
+        alike = groups and (groups[-1][0][0] > 0) == (segment[0] > 0)
+        padded = (len(groups[-1]) + 1) * tall * whole if alike else math.inf
         if padded <= min(1 << 20, 1.2 * (area + new * whole) + 4096):
             groups[-1].append(segment)
             area += new * whole
@@ -279,12 +284,15 @@ def attend_padded(q, k, v, trie, scaling, window):
 
     parts = []
     for number, (queries, keys, depth) in enumerate(trie.groups):
-        if (number, window) not in trie.masks:
+        causal = depth is None and (window or math.inf) >= keys.shape[1]
+        if not causal and (number, window) not in trie.masks:
+            depth = torch.arange(keys.shape[1])[None] if depth is None else depth
             behind = depth[:, None, :, None] - torch.arange(keys.shape[1])
             trie.masks[number, window] = (behind >= 0) & (behind < (window or math.inf))
         out = F.scaled_dot_product_attention(
             gather(q, queries).transpose(1, 2), gather(k, keys).transpose(1, 2), gather(v, keys).transpose(1, 2),
-            attn_mask=trie.masks[number, window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+            attn_mask=trie.masks.get((number, window)), is_causal=causal, scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1])
         parts.append(out.transpose(1, 2).flatten(0, 1))
     return gather(torch.cat(parts), trie.back)
 
