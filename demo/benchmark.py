@@ -211,8 +211,8 @@ def peak(contender, kind):
 
 def compare(shape, pairs, budget, rounds, usual, mesh, work):
     """{name: seconds}, {name: bytes}, (distinct tokens of the trie, of pairs, of separate rows)."""
-    import train
     from transformers import AutoConfig
+    from trie import build_trie
     kind, folder = mesh.device_type, os.path.join(work, "model")
     make_folder(folder, shape)
     references = reference_logps(folder, pairs, kind)
@@ -220,7 +220,7 @@ def compare(shape, pairs, budget, rounds, usual, mesh, work):
                   "TRL at its best": Trl(folder, pairs, kind, 1, references, True, work)}
     losses = [contender.step() for contender in contenders.values()]  # the first step also makes the moments
     assert max(losses) - min(losses) < (1e-3 if kind == "cpu" else 0.05), losses
-    trie = train.build_trie([(array("i", prefix + side), len(prefix)) for prefix, *sides in pairs for side in sides])
+    trie = build_trie([(array("i", prefix + side), len(prefix)) for prefix, *sides in pairs for side in sides])
     targets = sum(len(a) + len(b) for _, a, b in pairs)
     tokens = (len(trie.ids), sum(len(p) + len(a) + len(b) - 2 for p, a, b in pairs),
               sum(2 * len(p) + len(a) + len(b) - 2 for p, a, b in pairs))
