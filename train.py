@@ -24,6 +24,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from array import array
@@ -41,7 +42,8 @@ REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "ful
 METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
            "logps/rejected")  # TRL's names; sft has the first
 TRAJECTORY = ("objective", "prompt", "loss", "beta", "label_smoothing", "nll", "eos", "lr", "schedule", "warmup",
-              "epochs", "max_steps", "batch_size", "weight_decay", "clip", "seed")  # --resume refuses another value
+              "epochs", "max_steps", "batch_size", "shuffle", "weight_decay", "clip", "seed")  # for --resume to check
+PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
@@ -178,34 +180,18 @@ def load_config(folder):
     return config
 
 
-def load_model(folder, mesh, seed):
-    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
-
-    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
-    """
+def build_model(config, device, dtype):
+    """The model of a configuration with our attention and head, its weights not initialized."""
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM
     from loss import token_logps
-    AttentionInterface.register("stepdpo", attend)
-    config = load_config(folder)
+    AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=torch.float32)
-    if any(p.ndim > 2 for p in model.parameters()):
-        raise UserError(f"{folder}: transformers fuses the experts of this model in memory while files hold them one "
-                        "by one, which is not supported yet; choose a dense model", 2)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
     head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
     head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
     model.forward = functools.partial(forward, model)
-    shard(model, mesh)
-    model.to_empty(device=mesh.device_type)
-    for module in model.modules():
-        if module._non_persistent_buffers_set:
-            model._init_weights(module)  # rope's frequencies are in no file
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    load = load_weights if files_in(folder, "*.safetensors") else draw_weights
-    load(model, folder, seed)
-    return model.train()
+    return model.to_empty(device=device).train()
 
 
 def forward(model, trie):
@@ -215,12 +201,44 @@ def forward(model, trie):
     return model.lm_head(hidden[0, trie.reads], trie.targets)
 
 
-def shard(model, mesh):
+def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
+    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
+
+    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
+    computed again by the backward pass. compiled: torch.compile on each layer around its attention.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+    model = build_model(load_config(folder), "meta", torch.float32)
+    for layer in model.model.layers:
+        if compiled:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        if checkpointing:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    shard(model, mesh, offload)
+    model.to_empty(device="cpu" if offload else mesh.device_type)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(mesh.device_type)
+        if module._non_persistent_buffers_set:
+            model._init_weights(module)  # rope's frequencies are in no file
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    load = load_weights if files_in(folder, "*.safetensors") else draw_weights
+    load(model, folder, seed)
+    return model
+
+
+def shard(model, mesh, offload):
     """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
     import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    dtypes = (torch.bfloat16, torch.float32) if mesh.device_type == "cuda" else ()  # to compute in, to reduce in
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+    cuda = mesh.device_type == "cuda"
+    dtypes = (torch.bfloat16, torch.float32) if cuda else ()  # to compute in, to reduce in
     how = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(*dtypes))
+    if offload:
+        how["offload_policy"] = CPUOffloadPolicy(pin_memory=cuda)
     for layer in model.model.layers:
         fully_shard(layer, **how)
     if model.lm_head.weight is not model.get_input_embeddings().weight:
@@ -241,23 +259,52 @@ def no_gradients(model):
             module.reshard()
 
 
+def stored(model):
+    """(name, shape, tensor) of every weight as a model folder's files hold it: a tied head has none.
+
+    transformers fuses experts in memory, E of them in a tensor whose rows are sharded, and files hold them one by
+    one: there, tensor is a view of the shard, None where another process has that expert.
+    """
+    import torch.distributed as dist
+    fused, tied = fused_names(model.config), model.lm_head.weight is model.get_input_embeddings().weight
+    for name, tensor in model.state_dict().items():
+        end = next(filter(name.endswith, fused), None)
+        if end:
+            local, first = tensor.to_local(), dist.get_rank() * -(-len(tensor) // dist.get_world_size())
+            for expert in range(len(tensor)):
+                own = local[expert - first] if 0 <= expert - first < len(local) else None
+                parts = [None] * len(fused[end]) if own is None else own.chunk(len(fused[end]))
+                for pattern, part in zip(fused[end], parts):
+                    yield (name.removesuffix(end) + pattern.replace("*", str(expert)),
+                           (tensor.shape[1] // len(parts), *tensor.shape[2:]), part)
+        elif not (tied and name == "lm_head.weight"):
+            yield name, tuple(tensor.shape), tensor
+
+
+def fused_names(config):
+    """{end of a fused weight's name: patterns of its parts' names in files}, from transformers' own table."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    table = get_checkpoint_conversion_mapping(config.model_type) or ()
+    if not all(hasattr(entry, "operations") for entry in table):
+        raise UserError(f"{config.name_or_path}: files of {config.model_type} name their weights otherwise than "
+                        "transformers does in memory, which is supported for experts only; see fused_names()", 2)
+    return {entry.target_patterns[0]: entry.source_patterns for entry in table}
+
+
 def model_state(model):
-    """Sharded tensors by their names in a model folder's files, where a tied head has none."""
-    state = model.state_dict()
-    if model.lm_head.weight is model.get_input_embeddings().weight:
-        del state["lm_head.weight"]
-    return state
+    """This process's tensors by their names in a model folder's files, to be saved or loaded in place."""
+    return {name: tensor for name, _, tensor in stored(model) if tensor is not None}
 
 
 def load_weights(model, folder, seed):
     import torch.distributed.checkpoint as dcp
-    state, reader = model_state(model), dcp.HuggingFaceStorageReader(folder)
-    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-    for name, tensor in state.items():
-        if stored.get(name) != tuple(tensor.shape):
-            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {stored.get(name, 'missing')}, "
-                            f"not {tuple(tensor.shape)}; get the model anew", 2)
-    dcp.load(state, storage_reader=reader)
+    reader = dcp.HuggingFaceStorageReader(folder)
+    found = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    for name, shape, _ in stored(model):
+        if found.get(name) != shape:
+            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {found.get(name, 'missing')}, "
+                            f"not {shape}; get the model anew", 2)
+    dcp.load(model_state(model), storage_reader=reader)
 
 
 def draw_weights(model, folder, seed):
@@ -270,10 +317,11 @@ def draw_weights(model, folder, seed):
     say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
     torch.manual_seed(seed)
     drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
-    for name, tensor in model_state(model).items():
-        full = drawn[name].to(tensor.device)
+    for name, tensor in model.state_dict().items():
+        full = drawn[name]
         if isinstance(tensor, DTensor):
-            full = distribute_tensor(full, tensor.device_mesh, tensor.placements)
+            full = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+            tensor = tensor.to_local()
         tensor.copy_(full)
 
 
@@ -285,11 +333,12 @@ def export(model, folder, out):
     from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files_on_every_rank
     config, aside = load_config(folder), os.path.join(out, "export")
     config.dtype = config.dtype or torch.float32
-    state, files, size = model_state(model), {}, 0
-    for name, tensor in state.items():
-        state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
+    state, files, size = {}, {}, 0
+    for name, shape, tensor in stored(model):
         files[name] = size // FILE_BYTES + 1
-        size += state[name].numel() * state[name].element_size()
+        size += math.prod(shape) * config.dtype.itemsize
+        if tensor is not None:
+            state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
     dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
     consolidate_safetensors_files_on_every_rank(aside, out, files)
     if dist.get_rank() == 0:
@@ -407,15 +456,22 @@ def write_aside(path, text):
     os.replace(path + ".new", path)
 
 
-def batch_at(step, examples, batch_size, seed):
-    """The batch of a step, from seed and step alone: resuming, and any number of processes, see the same."""
-    epoch, place = divmod(step, -(-len(examples) // batch_size))
-    return [examples[i] for i in shuffled(len(examples), seed, epoch)[place * batch_size:(place + 1) * batch_size]]
+def epoch_batches(examples, batch_size, seed, shuffle, epoch):
+    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
 
-
-@functools.lru_cache(1)
-def shuffled(count, seed, epoch):
-    return random.Random(f"{seed}/{epoch}").sample(range(count), count)
+    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
+    batch (cut where it is larger), so that the size of a batch varies around batch_size.
+    """
+    groups = {}
+    for i, example in enumerate(examples):
+        ids, start = example.sequences[0]
+        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
+    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
+    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
+    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
+        end += len(piece)
+        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
+    return batches
 
 
 def learning_rate(step, steps, peak, schedule, warmup):
@@ -432,6 +488,17 @@ def checkpoints(out):
     return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
 
 
+def announce_saves(out, model, saves):
+    """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
+    weights = sum(p.numel() for p in model.parameters())
+    number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
+    need, room = 12 * weights * number + 8 * weights, shutil.disk_usage(out).free
+    say(f"{out}: a checkpoint takes {12 * weights:,} bytes, the last two are kept; free are {room:,}")
+    if need > room:
+        raise UserError(f"{out}: {number} checkpoints and the model may take {need:,} bytes and there are {room:,}; "
+                        "make room, name another --out, or save less often (--save-every)")
+
+
 def save_checkpoint(out, model, optimizer, progress, settings):
     """Write OUT/checkpoint-STEP aside, then rename it; keep the last two."""
     import torch.distributed as dist
@@ -442,12 +509,49 @@ def save_checkpoint(out, model, optimizer, progress, settings):
     dist.barrier()
     dcp.save({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=aside)
     if dist.get_rank() == 0:
-        with open(os.path.join(aside, "run.json"), "w") as file:
-            json.dump({"progress": progress, "settings": settings}, file, indent=1)
+        write_aside(os.path.join(aside, "run.json"), json.dumps({"progress": progress, "settings": settings}, indent=1))
         os.replace(aside, os.path.join(out, f"checkpoint-{progress['step']}"))
         for path in checkpoints(out)[:-2]:
             shutil.rmtree(path)
     dist.barrier()
+
+
+@contextlib.contextmanager
+def disk_errors(out):
+    """What cannot be written is one line, not a traceback."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    try:
+        yield
+    except (OSError, CheckpointException) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{out}: {reason}; what was saved is whole, make room and go on with --resume") from error
+
+
+@contextlib.contextmanager
+def signals(device):
+    """Gives asked(), the number of a signal that any process got, or 0: the first SIGINT or SIGTERM is noted, so that
+    the loop can end in order; a second one quits."""
+    import torch
+    import torch.distributed as dist
+    got = [0]
+
+    def note(number, frame):
+        if got[0]:
+            os._exit(128 + number)
+        got[0] = number
+        os.write(2, b"train.py: saving after this step; once more to quit\n")  # print may not be entered twice
+
+    def asked():
+        number = torch.tensor(got, device=device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return number.item()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_checkpoint(path, model, optimizer, settings):
@@ -480,7 +584,8 @@ def open_log(out, step):
     file = open(path, "a")
 
     def log(record):
-        file.write(json.dumps(record) + "\n")
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in record.items()}
+        file.write(json.dumps(finite) + "\n")
         file.flush()
         # wandb.log(record, step=record["step"]) would stand here
     return log
@@ -494,18 +599,34 @@ def make_optimizer(model, weight_decay):
                               {"params": others, "weight_decay": 0.0}], fused=True)
 
 
-def fit(args, model, pairs, held_out, mesh, settings):
-    """The loop over optimizer steps, with metrics, measurements and checkpoints on the way."""
+def update(model, optimizer, loss, rate, clip):
+    """An optimizer step, skipped where loss or gradient is not finite. Returns (the gradient's norm, was it finite)."""
     import torch
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).full_tensor().item()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if finite := math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm, finite
+
+
+def fit(args, model, pairs, held_out, mesh, settings):
+    """The loop over optimizer steps, with metrics, measurements and checkpoints on the way.
+
+    Returns 0, or the number of the signal that ended it after a step, with a checkpoint.
+    """
     from tqdm import tqdm
     run = functools.partial(run_batch, model, objective=args.objective, beta=args.beta, mesh=mesh, kind=args.loss,
                             budget=args.tokens_per_micro_batch, smoothing=args.label_smoothing, nll=args.nll)
     optimizer = make_optimizer(model, args.weight_decay)
-    progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
+    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoints(args.out)[-1:]
     if args.resume and last:
         progress = load_checkpoint(last[0], model, optimizer, settings)
-    per_epoch = -(-len(pairs) // args.batch_size)
-    steps, start = args.max_steps or args.epochs * per_epoch, progress["step"]
+    order = functools.lru_cache(1)(functools.partial(epoch_batches, pairs, args.batch_size, args.seed, args.shuffle))
+    per_epoch, start, in_a_row = len(order(0)), progress["step"], 0
+    steps = args.max_steps or args.epochs * per_epoch
+    announce_saves(args.out, model, (steps - start) // args.save_every if args.save_every else 0)
     log = open_log(args.out, start)
 
     def measure(step):
@@ -516,29 +637,33 @@ def fit(args, model, pairs, held_out, mesh, settings):
 
     if not start:
         measure(0)
-    bar = tqdm(total=steps, initial=start, desc="train", disable=mesh.get_rank() > 0 or None)
-    for step in range(start + 1, steps + 1):
-        batch = batch_at(step - 1, pairs, args.batch_size, args.seed)
-        rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
-        means, slots = run(batch)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
-        if not math.isfinite(norm):
-            raise UserError(f"{args.out}: the gradient of step {step} is {norm}; lower --lr or look at the rows")
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
-        progress = {"step": step, "num_tokens": progress["num_tokens"] + tokens,
-                    "computed_tokens": progress["computed_tokens"] + slots}
-        log({"step": step, "epoch": step / per_epoch, **means, "grad_norm": norm, "learning_rate": rate, **progress})
-        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        bar.update()
-        if step == steps or args.eval_every and step % args.eval_every == 0:
-            measure(step)
-        if args.save_every and step % args.save_every == 0:
-            save_checkpoint(args.out, model, optimizer, progress, settings)
-    bar.close()
+    with (signals(mesh.device_type) as asked,
+          tqdm(total=steps, initial=start, desc="train", disable=mesh.get_rank() > 0 or None) as bar):
+        for step in range(start + 1, steps + 1):
+            batch = order((step - 1) // per_epoch)[(step - 1) % per_epoch]
+            rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
+            means, slots = run(batch)
+            norm, finite = update(model, optimizer, means["loss"], rate, args.clip)
+            in_a_row, ids = 0 if finite else in_a_row + 1, [example.id for example in batch]
+            tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
+            progress = {"step": step, "num_tokens": progress["num_tokens"] + tokens, "computed_tokens":
+                        progress["computed_tokens"] + slots, "skipped": progress["skipped"] + (not finite)}
+            log({"step": step, "epoch": step / per_epoch, **means, "grad_norm": norm, "learning_rate": rate, **progress,
+                 **({} if finite else {"pairs": ids})})
+            if in_a_row == PATIENCE:
+                raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of "
+                                f"pairs {', '.join(map(str, ids))}; lower --lr or look at these rows")
+            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+            bar.update()
+            if step == steps or args.eval_every and step % args.eval_every == 0:
+                measure(step)
+            stop = asked()
+            if stop or args.save_every and step % args.save_every == 0:
+                save_checkpoint(args.out, model, optimizer, progress, settings)
+            if stop:
+                say(f"{args.out}: saved after step {step}; go on with --resume")
+                return stop
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------- program
@@ -570,9 +695,14 @@ def parse_args(argv):
     flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
     flag("--clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     flag("--seed", type=int, default=0, help="of the order of rows, and of random weights")
+    flag("--shuffle", choices=["pairs", "prefixes"], default="pairs",
+         help="rows of a batch: any, as in the paper, or those of a prefix together, which are computed together")
     flag("--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; 0: none")
     flag("--eval-every", type=int, default=0, metavar="STEPS", help="steps between measurements; 0: first and last")
     flag("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    flag("--checkpointing", action="store_true", help="keep only the inputs of layers for the backward pass")
+    flag("--offload", action="store_true", help="weights, gradients and moments in host memory: slower, much smaller")
+    flag("--compile", action="store_true", help="torch.compile on each layer")
     flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     args = parser.parse_args(argv)
     check_flags(args)
@@ -621,19 +751,24 @@ def main(argv=None):
     with processes(args.device) as mesh:
         folder = find_model(args.model)
         pairs, held_out = read_pairs(args, folder, mesh)
-        model = load_model(folder, mesh, args.seed)
+        load_from = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,
+                                      checkpointing=args.checkpointing, compiled=args.compile)
+        model = load_from(folder)
         settings = {name: getattr(args, name) for name in TRAJECTORY}
         settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
         if args.objective != "sft":
             other = find_model(args.reference) if args.reference else folder
             settings["reference"] = fingerprint(other)
-            load = functools.cache(lambda: model if other == folder else load_model(other, mesh, args.seed))
+            load = functools.cache(lambda: model if other == folder else load_from(other))
             pairs, held_out = (add_references(examples, path, fingerprint(examples, other, args.seed, mesh.device_type),
                                               load, args.tokens_per_micro_batch, mesh) if examples else []
                                for examples, path in ((pairs, args.pairs), (held_out, args.eval_pairs)))
             load.cache_clear()  # no reference model is held in training
-        fit(args, model, pairs, held_out, mesh, settings)
-        export(model, folder, args.out)
+        with disk_errors(args.out):
+            stop = fit(args, model, pairs, held_out, mesh, settings)
+            if not stop:
+                export(model, folder, args.out)
+        return 128 + stop if stop else 0
 
 
 if __name__ == "__main__":

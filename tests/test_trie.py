@@ -25,6 +25,8 @@ MODELS = {  # large initial weights, so that an error in attention shows
     "gemma": dict(model_type="gemma", head_dim=16),
     "olmo2": dict(model_type="olmo2"),
     "phi3": dict(model_type="phi3"),
+    "qwen2 moe": dict(model_type="qwen2_moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24,
+                      shared_expert_intermediate_size=40),
 }
 
 
