@@ -356,11 +356,84 @@ def export(model, folder, out):
     dist.barrier()
 
 
+# ------------------------------------------------------------------------------------------------- plan
+
+def kept_bytes(model, trie):
+    """Bytes beside the weights that a forward pass keeps for the backward pass; a model on "meta" computes nothing."""
+    import torch
+    weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor  # many are views of one storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(place_trie(trie, model.device))
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
+
+
+def state_bytes(model, world):
+    """float32 weights, gradients and Adam's moments on the first of `world` processes, whose shards are the largest."""
+    shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
+    return {"float32 weights": 4 * sum(shards), "float32 gradients": 4 * sum(shards),
+            "Adam's moments": 8 * sum(shards) + 4 * len(shards)}
+
+
+def largest_trie(args, folder):
+    """The trie of most slots that a process will compute at once, after a line about the rows of --pairs.
+
+    Without them a row of --tokens-per-micro-batch, a half of it prefix.
+    """
+    budget = args.tokens_per_micro_batch
+    if not args.pairs:
+        steps = [array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)) for side in (1, 2)]
+        return build_trie([(step, budget // 2) for step in steps])
+    pairs, _ = read_pairs(args, folder)
+    batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
+    micros = [micro for batch in batches for micro in split_batch(batch, budget, args.world) if micro]
+    tries = [build_trie([sequence for e in micro for sequence in e.sequences]) for micro in micros]
+    tokens, computed = sum(len(ids) for e in pairs for ids, _ in e.sequences), sum(len(trie.ids) for trie in tries)
+    print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; an epoch has {tokens:,} "
+          f"tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
+          f"{max(len(build_trie(e.sequences).ids) for e in pairs):,}")
+    return max(tries, key=lambda trie: len(trie.ids))
+
+
+def print_plan(args, folder):
+    """What a run takes of each process's memory, from the configuration and the lengths of the rows alone.
+
+    States are exact. The rest is what lies in memory at once: in the layer of the backward pass, its gradients twice,
+    to be reduced in float32; the next layer, the embedding and the head.
+    """
+    import torch
+    from loss import BLOCK_LOGITS
+    size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
+    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
+    trie = largest_trie(args, folder)
+    every, head = sum(p.numel() for p in model.parameters()), model.lm_head.weight.numel()
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
+    working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
+               "head's workspace": 12 * BLOCK_LOGITS + reduced * head}
+    least = kept // len(layers) + len(layers) * size * len(trie.ids) * model.config.hidden_size
+    held, work = sum(states.values()), sum(working.values())
+    print(f"{every:,} parameters on {args.world} processes; each takes, in GiB:")
+    for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),
+                         ("  with --checkpointing", least), ("in all", held + work + kept),
+                         ("  with --checkpointing", held + work + least),
+                         ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]:
+        print(f"{name:36}{number / 2 ** 30:9.2f}")
+
+
 # ------------------------------------------------------------------------------------------------- loop
+
+def first_process():
+    return os.environ.get("RANK", "0") == "0"
+
 
 def say(message):
     """A line on stderr, from one process."""
-    if os.environ.get("RANK", "0") == "0":
+    if first_process():
         print("train.py:", message, file=sys.stderr, flush=True)
 
 
@@ -574,7 +647,7 @@ def load_checkpoint(path, model, optimizer, settings):
 
 def open_log(out, step):
     """log(record) appends to OUT/metrics.jsonl, cut back to `step`, from one process."""
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return lambda record: None
     path, old = os.path.join(out, "metrics.jsonl"), []
     if step:
@@ -673,9 +746,11 @@ def parse_args(argv):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     flag = parser.add_argument
     flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
-    flag("--pairs", required=True, metavar="FILE", help="JSONL rows to train on")
+    flag("--pairs", metavar="FILE", help="JSONL rows to train on; required but for --plan")
     flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
-    flag("--out", required=True, metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go")
+    flag("--out", metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go; required but for --plan")
+    flag("--plan", action="store_true", help="print what the run takes on --world processes, and load no weights")
+    flag("--world", type=int, default=1, help="for --plan: processes, one a GPU")
     flag("--objective", choices=list(REQUIRED), default="step-dpo", help="compare steps or whole answers, or imitate")
     flag("--reference", help="model to stay close to (default: --model as it comes)")
     flag("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
@@ -705,6 +780,8 @@ def parse_args(argv):
     flag("--compile", action="store_true", help="torch.compile on each layer")
     flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     args = parser.parse_args(argv)
+    if not args.plan and not (args.pairs and args.out):
+        parser.error("--pairs and --out are required")
     check_flags(args)
     return args
 
@@ -721,6 +798,8 @@ def check_flags(args):
         raise UserError(f"--loss {args.loss}: has no target at --beta 0", 2)
     if "-" in (args.pairs, args.eval_pairs):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
+    if args.plan:
+        return
     if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
         raise UserError(f"{args.out}: holds a run; go on with --resume or name another --out", 2)
     if os.path.realpath(args.out) in map(os.path.realpath, filter(None, (args.model, args.reference))):
@@ -732,15 +811,14 @@ def check_flags(args):
         raise UserError(f"{args.out}: {error.strerror}; name another --out", 2) from error
 
 
-def read_pairs(args, folder, mesh):
+def read_pairs(args, folder):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    context = getattr(config, "max_position_embeddings", None) or math.inf
-    limit = min(args.max_length or math.inf, context)
+    limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     how = (tokenizer, args.objective, args.prompt, limit, config.vocab_size, args.eos)
     pairs, dropped = load_examples(args.pairs, *how)
     held_out, more = load_examples(args.eval_pairs, *how) if args.eval_pairs else ([], [])
-    if mesh.get_rank() == 0:
+    if first_process() and args.out:
         with open(os.path.join(args.out, "dropped.jsonl"), "wb") as file:
             file.writelines(map(format_row, dropped + more))
     return pairs, held_out
@@ -748,9 +826,11 @@ def read_pairs(args, folder, mesh):
 
 def main(argv=None):
     args = parse_args(argv)
+    folder = find_model(args.model)
+    if args.plan:
+        return print_plan(args, folder)
     with processes(args.device) as mesh:
-        folder = find_model(args.model)
-        pairs, held_out = read_pairs(args, folder, mesh)
+        pairs, held_out = read_pairs(args, folder)
         load_from = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,
                                       checkpointing=args.checkpointing, compiled=args.compile)
         model = load_from(folder)

@@ -90,7 +90,7 @@ def place_trie(trie, device):
     put = functools.partial(torch.tensor, device=device)
     placed = SimpleNamespace(**{name: put(getattr(trie, name))
                                 for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
-    lay_out = lay_out_varlen if device.type == "cuda" else lay_out_padded
+    lay_out = lay_out_padded if device.type == "cpu" else lay_out_varlen
     lay_out(placed, trie.segments, put)
     return placed
 
@@ -154,7 +154,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
         odd.append("a window of its own")
     if odd:
         raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
-    kernel = attend_varlen if query.is_cuda else attend_padded
+    kernel = attend_varlen if query.is_cuda else attend_nothing if query.is_meta else attend_padded
     out = kernel(*(x[0].transpose(0, 1) for x in (query, key, value)), trie, scaling, sliding_window)
     return out[None], None
 
@@ -191,3 +191,10 @@ def attend_padded(q, k, v, trie, scaling, window):
             enable_gqa=q.shape[1] != k.shape[1])
         parts.append(out.transpose(1, 2).flatten(0, 1))
     return gather(torch.cat(parts), trie.back)
+
+
+def attend_nothing(q, k, v, trie, scaling, window):
+    """Meta: no values, but the shapes of attend_varlen, and the same tensors kept for the backward pass."""
+    import torch
+    q, k, v = (x.transpose(0, 1)[None] for x in (q.contiguous(), k[trie.keys], v[trie.keys]))
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0][0].transpose(0, 1)
