@@ -22,7 +22,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import sys
@@ -32,7 +31,7 @@ from collections import Counter, namedtuple
 
 from steps import (PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt,
                    run_main)
-from trie import attend, build_trie, place_trie, split_batch
+from trie import attend, build_trie, epoch_batches, forward, kept_bytes, score, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
 # the reference policy, None until it was asked
@@ -181,24 +180,17 @@ def load_config(folder):
 
 
 def build_model(config, device, dtype):
-    """The model of a configuration with our attention and head, its weights not initialized."""
+    """The model of a configuration, with our attention and head."""
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM
     from loss import token_logps
     AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
-    with torch.device("meta"):
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
     head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
     head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
     model.forward = functools.partial(forward, model)
-    return model.to_empty(device=device).train()
-
-
-def forward(model, trie):
-    """Log-probs of the trie's (slot, target) pairs. Bound to the model, so that FSDP gathers the root's weights."""
-    hidden = model.model(input_ids=trie.ids[None], position_ids=trie.positions[None], use_cache=False,
-                         trie=trie).last_hidden_state
-    return model.lm_head(hidden[0, trie.reads], trie.targets)
+    return model.train()  # or checkpointing would silently be off
 
 
 def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
@@ -358,20 +350,6 @@ def export(model, folder, out):
 
 # ------------------------------------------------------------------------------------------------- plan
 
-def kept_bytes(model, trie):
-    """Bytes beside the weights that a forward pass keeps for the backward pass; a model on "meta" computes nothing."""
-    import torch
-    weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
-
-    def note(tensor):
-        kept[tensor.untyped_storage()._cdata] = tensor  # many are views of one storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(place_trie(trie, model.device))
-    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
-
-
 def state_bytes(model, world):
     """float32 weights, gradients and Adam's moments on the first of `world` processes, whose shards are the largest."""
     shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
@@ -435,15 +413,6 @@ def say(message):
     """A line on stderr, from one process."""
     if first_process():
         print("train.py:", message, file=sys.stderr, flush=True)
-
-
-def score(model, examples, device):
-    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
-    import torch
-    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
-    placed = place_trie(trie, device)
-    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
-    return sums, placed.lengths, len(trie.ids)
 
 
 def run_batch(model, batch, objective, beta, budget, mesh, **variant):
@@ -529,24 +498,6 @@ def write_aside(path, text):
     os.replace(path + ".new", path)
 
 
-def epoch_batches(examples, batch_size, seed, shuffle, epoch):
-    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
-
-    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
-    batch (cut where it is larger), so that the size of a batch varies around batch_size.
-    """
-    groups = {}
-    for i, example in enumerate(examples):
-        ids, start = example.sequences[0]
-        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
-    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
-    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
-    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
-        end += len(piece)
-        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
-    return batches
-
-
 def learning_rate(step, steps, peak, schedule, warmup):
     """The rate of step 0 … steps − 1: linear warm-up over a share of the steps, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
@@ -602,8 +553,7 @@ def disk_errors(out):
 
 @contextlib.contextmanager
 def signals(device):
-    """Gives asked(), the number of a signal that any process got, or 0: the first SIGINT or SIGTERM is noted, so that
-    the loop can end in order; a second one quits."""
+    """Gives asked(), the first SIGINT or SIGTERM that any process got, or 0. A second one quits at once."""
     import torch
     import torch.distributed as dist
     got = [0]
@@ -672,16 +622,25 @@ def make_optimizer(model, weight_decay):
                               {"params": others, "weight_decay": 0.0}], fused=True)
 
 
-def update(model, optimizer, loss, rate, clip):
-    """An optimizer step, skipped where loss or gradient is not finite. Returns (the gradient's norm, was it finite)."""
+def take_step(run, batch, model, optimizer, rate, clip, progress):
+    """An optimizer step, skipped where loss or gradient is not finite. Returns its metrics, then with "pairs", the ids.
+
+    progress: counts of the run so far, which it adds to.
+    """
     import torch
+    means, slots = run(batch)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).full_tensor().item()
+    finite = math.isfinite(means["loss"]) and math.isfinite(norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    if finite := math.isfinite(loss) and math.isfinite(norm):
+    if finite:
         optimizer.step()
     optimizer.zero_grad()
-    return norm, finite
+    tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
+    for name, more in ("step", 1), ("num_tokens", tokens), ("computed_tokens", slots), ("skipped", not finite):
+        progress[name] += more
+    record = {**means, "grad_norm": norm, "learning_rate": rate, **progress}
+    return record if finite else {**record, "pairs": [example.id for example in batch]}
 
 
 def fit(args, model, pairs, held_out, mesh, settings):
@@ -710,24 +669,17 @@ def fit(args, model, pairs, held_out, mesh, settings):
 
     if not start:
         measure(0)
-    with (signals(mesh.device_type) as asked,
-          tqdm(total=steps, initial=start, desc="train", disable=mesh.get_rank() > 0 or None) as bar):
-        for step in range(start + 1, steps + 1):
+    with signals(mesh.device_type) as asked:
+        bar = functools.partial(tqdm, desc="train", total=steps, initial=start, disable=mesh.get_rank() > 0 or None)
+        for step in bar(range(start + 1, steps + 1)):
             batch = order((step - 1) // per_epoch)[(step - 1) % per_epoch]
             rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
-            means, slots = run(batch)
-            norm, finite = update(model, optimizer, means["loss"], rate, args.clip)
-            in_a_row, ids = 0 if finite else in_a_row + 1, [example.id for example in batch]
-            tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
-            progress = {"step": step, "num_tokens": progress["num_tokens"] + tokens, "computed_tokens":
-                        progress["computed_tokens"] + slots, "skipped": progress["skipped"] + (not finite)}
-            log({"step": step, "epoch": step / per_epoch, **means, "grad_norm": norm, "learning_rate": rate, **progress,
-                 **({} if finite else {"pairs": ids})})
+            record = take_step(run, batch, model, optimizer, rate, args.clip, progress)
+            log({"step": step, "epoch": step / per_epoch, **record})
+            in_a_row = in_a_row + 1 if "pairs" in record else 0
             if in_a_row == PATIENCE:
                 raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of "
-                                f"pairs {', '.join(map(str, ids))}; lower --lr or look at these rows")
-            bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-            bar.update()
+                                f"pairs {', '.join(map(str, record['pairs']))}; lower --lr or look at these rows")
             if step == steps or args.eval_every and step % args.eval_every == 0:
                 measure(step)
             stop = asked()

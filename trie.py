@@ -10,6 +10,7 @@ segments of similar lengths, CUDA all at once by `varlen_attn`. Slow oracle of b
 """
 import functools
 import math
+import random
 from array import array
 from types import SimpleNamespace
 
@@ -51,6 +52,26 @@ def build_trie(sequences):
     return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
                            targets=[token for _, token in reads], picks=[i for pick in picks for i in pick],
                            lengths=[len(pick) for pick in picks])
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+def epoch_batches(examples, batch_size, seed, shuffle, epoch):
+    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
+
+    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
+    batch (cut where it is larger), so that the size of a batch varies around batch_size.
+    """
+    groups = {}
+    for i, example in enumerate(examples):
+        ids, start = example.sequences[0]
+        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
+    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
+    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
+    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
+        end += len(piece)
+        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
+    return batches
 
 
 def split_batch(batch, budget, world):
@@ -198,3 +219,35 @@ def attend_nothing(q, k, v, trie, scaling, window):
     import torch
     q, k, v = (x.transpose(0, 1)[None] for x in (q.contiguous(), k[trie.keys], v[trie.keys]))
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0][0].transpose(0, 1)
+
+
+# ---------------------------------------------------------------------------------------------- forward
+
+def forward(model, trie):
+    """Log-probs of the trie's (slot, target) pairs. Bound to the model, so that FSDP gathers the root's weights."""
+    hidden = model.model(input_ids=trie.ids[None], position_ids=trie.positions[None], use_cache=False,
+                         trie=trie).last_hidden_state
+    return model.lm_head(hidden[0, trie.reads], trie.targets)
+
+
+def score(model, examples, device):
+    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
+    import torch
+    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
+    placed = place_trie(trie, device)
+    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
+    return sums, placed.lengths, len(trie.ids)
+
+
+def kept_bytes(model, trie):
+    """Bytes beside the weights that a forward pass keeps for the backward pass; a model on "meta" computes nothing."""
+    import torch
+    weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor  # many are views of one storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(place_trie(trie, model.device))
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)

@@ -3,6 +3,9 @@
     python -m pytest tests/test_train.py
 """
 import contextlib
+import ctypes
+import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -18,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +31,8 @@ from steps import run_main
 from trie import build_trie
 
 FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
-FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "transformers", "train"])
+FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
+                              "transformers.models.llama.modeling_llama"])
 
 
 def free_port():
@@ -272,7 +277,8 @@ def test_processes_equal_one(world, tiny_model, tmp_path):
     """Twelve steps; the last batch of an epoch has one pair, so that every process but one has no data."""
     rows = [row | {"weight": 1 + i % 3} for i, row in enumerate(make_pairs(9))]
     pairs, held_out = write(tmp_path / "pairs.jsonl", rows), write(tmp_path / "eval.jsonl", make_pairs(12)[9:])
-    flags = ["--eval-pairs", held_out, "--epochs", 4, "--save-every", 5, *(VARIANTS["ipo-mean"] if world == 3 else [])]
+    flags = ["--eval-pairs", held_out, "--epochs", 4, "--save-every", 5,
+             *VARIANTS["ipo-mean" if world == 3 else "smoothing"]]
     one = fit(tiny_model, pairs, tmp_path / "one", *flags)
     for path in tmp_path.glob("*.reference-*"):
         path.unlink()
@@ -291,6 +297,26 @@ def test_processes_equal_one(world, tiny_model, tmp_path):
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "many"))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-4)
+
+
+def test_experts_train_and_come_out_as_others_read_them(tmp_path):
+    """Five experts, fused in memory and one by one in files, over two processes: three and two of them."""
+    tokenizer = make_tokenizer(tmp_path / "in", [row["prompt"] + row["solution"] for row in PROBLEMS])
+    stock = save_stock(tmp_path / "in", **MODELS["qwen2 moe"] | dict(
+        vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.05))
+    pairs = write(tmp_path / "pairs.jsonl", make_pairs(8))
+    flags = ["--max-steps", 3, "--save-every", 2]
+    one = fit(tmp_path / "in", pairs, tmp_path / "one", *flags)
+    many = ["--model", tmp_path / "in", "--pairs", pairs, "--out", tmp_path / "many", "--lr", 1e-3, "--batch-size", 4]
+    assert codes(start(2, tmp_path / "err", *many, *flags)) == [0, 0], (tmp_path / "err").read_text()
+    same(one, rows_of(tmp_path / "many" / "metrics.jsonl"))
+    same(one, fit(tmp_path / "in", pairs, tmp_path / "many", *flags, resume=True))
+    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "many"))
+    for name, weight in stock.state_dict().items():
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-4)
+        assert not torch.equal(a[name], weight), name
+    with safe_open(tmp_path / "many" / "model.safetensors", "pt") as file:
+        assert "model.layers.0.mlp.experts.4.up_proj.weight" in file.keys()
 
 
 @pytest.mark.parametrize("flags", [["--checkpointing"], ["--offload"]])
@@ -373,7 +399,7 @@ def test_a_run_that_breaks_down_ends_with_its_pairs(tiny_model, tmp_path):
 def test_a_signal_saves_and_ends_in_order(world, number, tiny_model, tmp_path):
     """One process of two gets it; both end, and a resumed run is an uninterrupted one."""
     pairs, out = write(tmp_path / "pairs.jsonl", make_pairs()), tmp_path / "out"
-    flags = ["--epochs", 40, "--save-every", 0]
+    flags = ["--epochs", 6, "--save-every", 0]
     whole = fit(tiny_model, pairs, tmp_path / "whole", *flags)
     many = ["--model", tiny_model, "--pairs", pairs, "--out", out, "--lr", 1e-3, "--batch-size", 4, *flags]
     started = start(world, tmp_path / "err", *many)
@@ -405,20 +431,20 @@ def test_a_second_signal_quits(tmp_path):
 
 def test_killed_while_saving(tmp_path):
     """SIGKILL at random moments of saves, again and again: the last whole checkpoint is there and is gone on with."""
-    make_model(tmp_path / "model", hidden_size=256, intermediate_size=1024, num_hidden_layers=4)
+    make_model(tmp_path / "model", hidden_size=128, intermediate_size=512, num_hidden_layers=6)
     pairs, out, dice = write(tmp_path / "sft.jsonl", PROBLEMS[:8]), tmp_path / "out", random.Random(0)
-    flags = ["--objective", "sft", "--max-steps", 24, "--save-every", 1]
+    flags = ["--objective", "sft", "--max-steps", 16, "--save-every", 1]
     whole = fit(tmp_path / "model", pairs, tmp_path / "whole", *flags)
     flags = ["--model", tmp_path / "model", "--pairs", pairs, "--out", out, "--lr", 1e-3, "--batch-size", 4, *flags]
     kills, torn, resume = 0, 0, []
     while True:
         process, = start(1, tmp_path / "err", *flags, *resume)
         saved = train.checkpoints(str(out))
-        while kills < 6 and process.is_alive() and not (
+        while kills < 5 and process.is_alive() and not (
                 train.checkpoints(str(out)) != saved and (out / "checkpoint-unfinished").exists()):
             time.sleep(0.001)
-        if kills < 6:
-            time.sleep(dice.uniform(0, 0.05))
+        if kills < 5:
+            time.sleep(dice.uniform(0, 0.04))
             process.kill()
         if codes([process]) != [-signal.SIGKILL]:
             break
@@ -429,7 +455,7 @@ def test_killed_while_saving(tmp_path):
     assert said.count("going on") == kills
     assert rows_of(out / "metrics.jsonl") == whole
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-23", "checkpoint-24"}
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-15", "checkpoint-16"}
 
 
 def test_disk_use_is_announced_and_refused(tiny_model, tmp_path, monkeypatch, capfd):
@@ -489,16 +515,20 @@ def peak(found, name):
 
 
 def four_ranks(folder, out):
+    # freed memory goes back at once, and modules are loaded before: what is measured is what is held
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+    importlib.import_module("transformers.models.llama.modeling_llama")
     with train.processes("cpu") as mesh:
         found, example = {}, train.Example("", branches()[:2], 1.0, (0.0, 0.0))
+        progress = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
         with peak(found, "load"):
             model = train.load_model(folder, mesh, 0)
         optimizer = train.make_optimizer(model, 0.0)
         with peak(found, "step"):
-            means, _ = train.run_batch(model, [example] * 4, "step-dpo", 0.4, 1000, mesh)
-            assert train.update(model, optimizer, means["loss"], 1e-4, 1.0)[1]
+            run = functools.partial(train.run_batch, model, objective="step-dpo", beta=0.4, budget=1000, mesh=mesh)
+            train.take_step(run, [example] * 4, model, optimizer, 1e-4, 1.0, progress)
         with peak(found, "checkpoint"):
-            train.save_checkpoint(out, model, optimizer, {"step": 1}, {})
+            train.save_checkpoint(out, model, optimizer, progress, {})
         with peak(found, "export"):
             train.export(model, folder, out)
         state = [tensor for entry in optimizer.state.values() for tensor in entry.values()]
@@ -517,10 +547,10 @@ def test_no_process_holds_the_whole_model(tmp_path):
     assert codes(started) == [0] * 4, (tmp_path / "err").read_text()
     for rank in range(4):
         found, sizes = json.loads((tmp_path / "out" / f"rank-{rank}.json").read_text())
-        print(f"rank {rank}: {({name: round(size / whole, 2) for name, size in found.items()})} of {whole / 1e6:.0f} MB")
-        # a quarter of the weights; a quarter of gradients and two of moments with what is in flight; copies of shards
-        assert found["load"] < 0.5 * whole and found["step"] < 1.2 * whole, found
-        assert found["checkpoint"] < 0.5 * whole and found["export"] < 0.5 * whole, found
+        shares = {name: size / whole for name, size in found.items()}
+        print(f"rank {rank}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
+        # in quarters of the model: 1 of weights; 1 of gradients and 2 of moments; then copies of what is written
+        assert shares["load"] < 0.5 and shares["step"] < 1 and max(shares["checkpoint"], shares["export"]) < 0.5
         if rank == 0:
             planned = train.state_bytes(stock, 4)
             assert sizes == [planned["float32 weights"], planned["Adam's moments"]]
@@ -538,7 +568,6 @@ def test_planned_activations_are_what_is_kept(name):
     whole = build_trie([(array("i", prefix + step), 90) for step in steps])
     planned = train.kept_bytes(train.build_model(config, "meta", torch.float32), whole)
     real = train.build_model(config, "cpu", torch.float32)
-    real.model.rotary_emb.inv_freq.fill_(0.1)
     assert planned == pytest.approx(train.kept_bytes(real, whole), rel=0.15)
 
 
