@@ -176,6 +176,7 @@ def load_config(folder):
     odd += set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if odd:
         raise UserError(f"{folder}: models with {', '.join(odd)} are not supported; see attend() and forward()", 2)
+    fused_names(config)  # refuses what could not be exported, before anything is computed
     return config
 
 
@@ -278,8 +279,8 @@ def fused_names(config):
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     table = get_checkpoint_conversion_mapping(config.model_type) or ()
     if not all(hasattr(entry, "operations") for entry in table):
-        raise UserError(f"{config.name_or_path}: files of {config.model_type} name their weights otherwise than "
-                        "transformers does in memory, which is supported for experts only; see fused_names()", 2)
+        raise UserError(f"{config.name_or_path}: files of {config.model_type} name weights otherwise than transformers "
+                        "does in memory, which is supported for experts alone; choose another model", 2)
     return {entry.target_patterns[0]: entry.source_patterns for entry in table}
 
 
