@@ -352,10 +352,10 @@ def export(model, folder, out):
 # ------------------------------------------------------------------------------------------------- plan
 
 def state_bytes(model, world):
-    """float32 weights, gradients and Adam's moments on the first of `world` processes, whose shards are the largest."""
+    """What the first of `world` processes keeps in float32; its shards are the largest."""
     shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
-    return {"float32 weights": 4 * sum(shards), "float32 gradients": 4 * sum(shards),
-            "Adam's moments": 8 * sum(shards) + 4 * len(shards)}
+    shard = 4 * sum(shards)
+    return {"weights": shard, "gradients": shard, "Adam's moments": 2 * shard + 4 * len(shards)}
 
 
 def largest_trie(args, folder):
@@ -570,12 +570,10 @@ def signals(device):
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return number.item()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, note))
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def load_checkpoint(path, model, optimizer, settings):
