@@ -9,9 +9,9 @@ in:  step-dpo {"prompt", "initial_reason_steps", "chosen", "rejected"[, "weight"
 out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl holds a record a step, dropped.jsonl the
      rows that could not be used and why, and checkpoint-STEP what --resume needs
 
-Every distinct token prefix of a micro-batch is computed once (*rows*, *attention*); the model is sharded with FSDP2
-at any number of processes, one included (*sharding*); the reference policy is asked once, before the first step, and
-its answers are kept beside the pairs for the next run.
+Every distinct token prefix of a micro-batch is computed once (trie.py); the model is sharded with FSDP2 at any number
+of processes, one included; the reference policy is asked once, before the first step, and its answers are kept beside
+the pairs for the next run.
 To change the loss, edit `step_dpo_loss` in loss.py and `run_batch`; to change the data, `row_texts`.
 """
 import argparse
@@ -22,16 +22,16 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
+import signal
 import sys
 import time
 from array import array
 from collections import Counter, namedtuple
-from types import SimpleNamespace
 
 from steps import (PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt,
                    run_main)
+from trie import attend, build_trie, epoch_batches, forward, kept_bytes, score, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
 # the reference policy, None until it was asked
@@ -41,7 +41,8 @@ REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "ful
 METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
            "logps/rejected")  # TRL's names; sft has the first
 TRAJECTORY = ("objective", "prompt", "loss", "beta", "label_smoothing", "nll", "eos", "lr", "schedule", "warmup",
-              "epochs", "max_steps", "batch_size", "weight_decay", "clip", "seed")  # flags that decide what is learned: --resume refuses another value
+              "epochs", "max_steps", "batch_size", "shuffle", "weight_decay", "clip", "seed")  # for --resume to check
+PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
@@ -122,189 +123,6 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary, eos=Fal
     return examples, dropped
 
 
-def common(a, b):
-    """Length of the prefix that two token sequences share."""
-    shorter = min(len(a), len(b))
-    if a[:shorter] == b[:shorter]:
-        return shorter
-    return next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
-
-
-def build_trie(sequences):
-    """The token trie of [(ids, start)]: every distinct prefix is a node, called a slot, and is computed once.
-
-    In sorted order a sequence shares with all that came before exactly what it shares with the last one. The rest
-    is its own segment: new slots, which attend to their whole path. A sequence's last token is only a target.
-
-    ids, positions: token and depth of each slot. segments: [(length of the shared part, path)], a path being the
-    slots of a sequence from the root. reads, targets: distinct (slot, next token) pairs to score. picks, lengths: the
-    indices in reads of every sequence's targets, one sequence after another in the order given.
-    """
-    ids, positions, segments, reads = [], [], [], {}
-    picks, path, last = [None] * len(sequences), [], array("i")
-    for i in sorted(range(len(sequences)), key=lambda i: sequences[i][0]):
-        tokens, start = sequences[i]
-        shared = min(common(last, tokens), len(path), len(tokens) - 1)
-        path = path[:shared] + list(range(len(ids), len(ids) + len(tokens) - 1 - shared))
-        if len(path) > shared:
-            ids += tokens[shared:-1]
-            positions += range(shared, len(path))
-            segments.append((shared, path))
-        picks[i] = [reads.setdefault(read, len(reads)) for read in zip(path[start - 1:], tokens[start:])]
-        last = tokens
-    return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
-                           targets=[token for _, token in reads], picks=[i for pick in picks for i in pick],
-                           lengths=[len(pick) for pick in picks])
-
-
-def split_batch(batch, budget, world):
-    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
-
-    Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
-    micro-batch may be empty.
-    """
-    batch = sorted(batch, key=lambda example: example.sequences[0][0])
-    firsts = [example.sequences[0][0][:-1] for example in batch]
-    alone = [len(build_trie(example.sequences).ids) for example in batch]
-    new = [n - shared for n, shared in zip(alone, [0, *map(common, firsts, firsts[1:])])]
-
-    def fill(room):
-        micros, used = [], math.inf
-        for example, n, first in zip(batch, new, alone):
-            if used + n <= room:
-                micros[-1].append(example)
-                used += n
-            else:
-                micros.append([example])
-                used = first
-        return micros
-
-    micros, room = fill(budget), min(budget, sum(alone))
-    count = -(-len(micros) // world) * world
-    while (room := 0.9 * room) >= max(alone) and len(even := fill(room)) <= count:
-        micros = even  # as even as they come: the largest decides how long all processes take
-    return micros + [[]] * (count - len(micros))
-
-
-# -------------------------------------------------------------------------------------------- attention
-
-def place_trie(trie, device):
-    """The trie's lists as tensors, with its segments laid out for the attention of this kind of device."""
-    import torch
-    put = functools.partial(torch.tensor, device=device)
-    placed = SimpleNamespace(**{name: put(getattr(trie, name))
-                                for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
-    lay_out = lay_out_varlen if device.type == "cuda" else lay_out_padded
-    lay_out(placed, trie.segments, put)
-    return placed
-
-
-def lay_out_varlen(placed, segments, put):
-    """keys: all paths, one after another. ends_q, ends_k: where each segment's queries and keys end, from 0."""
-    import torch
-    new, whole = zip(*((len(path) - shared, len(path)) for shared, path in segments))
-    placed.keys = put([slot for _, path in segments for slot in path])
-    placed.longest_q, placed.longest_k = max(new), max(whole)
-    placed.ends_q, placed.ends_k = (put([0, *n]).cumsum(0, dtype=torch.int32) for n in (new, whole))
-
-
-def lay_out_padded(placed, segments, put):
-    """groups: (queries, keys, depth of the queries), (group, longest) each. back: where the result for a slot is."""
-    import torch
-    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    placed.groups, placed.masks, order = [], {}, []
-    for group in group_segments(segments):
-        queries = pad([put(path[shared:]) for shared, path in group], padding_value=-1)
-        shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
-        # padding stands where the last query does, so that it too sees something
-        depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
-        placed.groups.append((queries.clamp(min=0), pad([put(path) for _, path in group]), depth))
-        order.append(queries.flatten())
-    order = torch.cat(order)
-    placed.back = torch.empty_like(placed.ids)
-    placed.back[order[order >= 0]] = (order >= 0).nonzero().squeeze(1)
-
-
-def group_segments(segments):
-    """Segments of similar lengths in groups: a CPU attends to a group at once, at little cost of padding."""
-    groups, area = [], 0
-    for segment in sorted(segments, key=lambda segment: (len(segment[1]), -segment[0])):
-        new, whole = len(segment[1]) - segment[0], len(segment[1])
-        tall = max(len(path) - shared for shared, path in [segment, *(groups[-1] if groups else [])])
-        padded = (len(groups[-1]) + 1) * tall * whole if groups else math.inf
-        if padded <= min(1 << 20, 1.2 * (area + new * whole) + 4096):
-            groups[-1].append(segment)
-            area += new * whole
-        else:
-            groups.append([segment])
-            area = new * whole
-    return groups
-
-
-def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, trie=None, **others):
-    """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
-
-    Dropout is never applied: policy and reference are asked alike.
-    """
-    harmless = {"dropout", "position_ids", "use_cache", "output_attentions"}
-    odd = [name for name, value in others.items() if value is not None and name not in harmless]
-    kinds = getattr(module.config, "layer_types", None)
-    if kinds and (kinds[module.layer_idx] == "sliding_attention") != bool(sliding_window):
-        odd.append("a window of its own")
-    if odd:
-        raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
-    kernel = attend_varlen if query.is_cuda else attend_padded
-    out = kernel(*(x[0].transpose(0, 1) for x in (query, key, value)), trie, scaling, sliding_window)
-    return out[None], None
-
-
-def attend_varlen(q, k, v, trie, scaling, window):
-    """CUDA. Slots are in the order of segments, so queries need no gather; keys are gathered path by path.
-
-    q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-    return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
-                       trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
-                       enable_gqa=q.shape[1] != k.shape[1])
-
-
-def attend_padded(q, k, v, trie, scaling, window):
-    """CPU: one masked call for each group of similar segments. Shapes as above."""
-    import torch
-    import torch.nn.functional as F
-
-    def gather(x, index):  # embedding, because its backward pass is the fastest scatter that a CPU has
-        return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
-
-    parts = []
-    for number, (queries, keys, depth) in enumerate(trie.groups):
-        if (number, window) not in trie.masks:
-            behind = depth[:, None, :, None] - torch.arange(keys.shape[1])
-            trie.masks[number, window] = (behind >= 0) & (behind < (window or math.inf))
-        out = F.scaled_dot_product_attention(
-            gather(q, queries).transpose(1, 2), gather(k, keys).transpose(1, 2), gather(v, keys).transpose(1, 2),
-            attn_mask=trie.masks[number, window], scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
-        parts.append(out.transpose(1, 2).flatten(0, 1))
-    return gather(torch.cat(parts), trie.back)
-
-
-def forward(model, trie):
-    """Log-probs of the trie's (slot, target) pairs. Bound to the model, so that FSDP gathers the root's weights."""
-    hidden = model.model(input_ids=trie.ids[None], position_ids=trie.positions[None], use_cache=False,
-                         trie=trie).last_hidden_state
-    return model.lm_head(hidden[0, trie.reads], trie.targets)
-
-
-def score(model, examples, device):
-    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
-    import torch
-    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
-    placed = place_trie(trie, device)
-    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
-    return sums, placed.lengths, len(trie.ids)
-
-
 # --------------------------------------------------------------------------------------------- sharding
 
 @contextlib.contextmanager
@@ -358,45 +176,62 @@ def load_config(folder):
     odd += set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if odd:
         raise UserError(f"{folder}: models with {', '.join(odd)} are not supported; see attend() and forward()", 2)
+    fused_names(config)  # refuses what could not be exported, before anything is computed
     return config
 
 
-def load_model(folder, mesh, seed):
-    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
-
-    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
-    """
+def build_model(config, device, dtype):
+    """The model of a configuration, with our attention and head."""
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM
     from loss import token_logps
-    AttentionInterface.register("stepdpo", attend)
-    config = load_config(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=torch.float32)
-    if any(p.ndim > 2 for p in model.parameters()):
-        raise UserError(f"{folder}: transformers fuses the experts of this model in memory while files hold them one "
-                        "by one, which is not supported yet; choose a dense model", 2)
+    AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
     head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
     head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
     model.forward = functools.partial(forward, model)
-    shard(model, mesh)
-    model.to_empty(device=mesh.device_type)
+    return model.train()  # or checkpointing would silently be off
+
+
+def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
+    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
+
+    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
+    computed again by the backward pass. compiled: torch.compile on each layer around its attention.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+    model = build_model(load_config(folder), "meta", torch.float32)
+    for layer in model.model.layers:
+        if compiled:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        if checkpointing:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    shard(model, mesh, offload)
+    model.to_empty(device="cpu" if offload else mesh.device_type)
     for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(mesh.device_type)
         if module._non_persistent_buffers_set:
             model._init_weights(module)  # rope's frequencies are in no file
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     load = load_weights if files_in(folder, "*.safetensors") else draw_weights
     load(model, folder, seed)
-    return model.train()
+    return model
 
 
-def shard(model, mesh):
+def shard(model, mesh, offload):
     """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
     import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    dtypes = (torch.bfloat16, torch.float32) if mesh.device_type == "cuda" else ()  # to compute in, to reduce in
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+    cuda = mesh.device_type == "cuda"
+    dtypes = (torch.bfloat16, torch.float32) if cuda else ()  # to compute in, to reduce in
     how = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(*dtypes))
+    if offload:
+        how["offload_policy"] = CPUOffloadPolicy(pin_memory=cuda)
     for layer in model.model.layers:
         fully_shard(layer, **how)
     if model.lm_head.weight is not model.get_input_embeddings().weight:
@@ -417,23 +252,52 @@ def no_gradients(model):
             module.reshard()
 
 
+def stored(model):
+    """(name, shape, tensor) of every weight as a model folder's files hold it: a tied head has none.
+
+    transformers fuses experts in memory, E of them in a tensor whose rows are sharded, and files hold them one by
+    one: there, tensor is a view of the shard, None where another process has that expert.
+    """
+    import torch.distributed as dist
+    fused, tied = fused_names(model.config), model.lm_head.weight is model.get_input_embeddings().weight
+    for name, tensor in model.state_dict().items():
+        end = next(filter(name.endswith, fused), None)
+        if end:
+            local, first = tensor.to_local(), dist.get_rank() * -(-len(tensor) // dist.get_world_size())
+            for expert in range(len(tensor)):
+                own = local[expert - first] if 0 <= expert - first < len(local) else None
+                parts = [None] * len(fused[end]) if own is None else own.chunk(len(fused[end]))
+                for pattern, part in zip(fused[end], parts):
+                    yield (name.removesuffix(end) + pattern.replace("*", str(expert)),
+                           (tensor.shape[1] // len(parts), *tensor.shape[2:]), part)
+        elif not (tied and name == "lm_head.weight"):
+            yield name, tuple(tensor.shape), tensor
+
+
+def fused_names(config):
+    """{end of a fused weight's name: patterns of its parts' names in files}, from transformers' own table."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    table = get_checkpoint_conversion_mapping(config.model_type) or ()
+    if not all(hasattr(entry, "operations") for entry in table):
+        raise UserError(f"{config.name_or_path}: files of {config.model_type} name weights otherwise than transformers "
+                        "does in memory, which is supported for experts alone; choose another model", 2)
+    return {entry.target_patterns[0]: entry.source_patterns for entry in table}
+
+
 def model_state(model):
-    """Sharded tensors by their names in a model folder's files, where a tied head has none."""
-    state = model.state_dict()
-    if model.lm_head.weight is model.get_input_embeddings().weight:
-        del state["lm_head.weight"]
-    return state
+    """This process's tensors by their names in a model folder's files, to be saved or loaded in place."""
+    return {name: tensor for name, _, tensor in stored(model) if tensor is not None}
 
 
 def load_weights(model, folder, seed):
     import torch.distributed.checkpoint as dcp
-    state, reader = model_state(model), dcp.HuggingFaceStorageReader(folder)
-    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-    for name, tensor in state.items():
-        if stored.get(name) != tuple(tensor.shape):
-            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {stored.get(name, 'missing')}, "
-                            f"not {tuple(tensor.shape)}; get the model anew", 2)
-    dcp.load(state, storage_reader=reader)
+    reader = dcp.HuggingFaceStorageReader(folder)
+    found = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    for name, shape, _ in stored(model):
+        if found.get(name) != shape:
+            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {found.get(name, 'missing')}, "
+                            f"not {shape}; get the model anew", 2)
+    dcp.load(model_state(model), storage_reader=reader)
 
 
 def draw_weights(model, folder, seed):
@@ -446,10 +310,11 @@ def draw_weights(model, folder, seed):
     say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
     torch.manual_seed(seed)
     drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
-    for name, tensor in model_state(model).items():
-        full = drawn[name].to(tensor.device)
+    for name, tensor in model.state_dict().items():
+        full = drawn[name]
         if isinstance(tensor, DTensor):
-            full = distribute_tensor(full, tensor.device_mesh, tensor.placements)
+            full = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+            tensor = tensor.to_local()
         tensor.copy_(full)
 
 
@@ -461,11 +326,12 @@ def export(model, folder, out):
     from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files_on_every_rank
     config, aside = load_config(folder), os.path.join(out, "export")
     config.dtype = config.dtype or torch.float32
-    state, files, size = model_state(model), {}, 0
-    for name, tensor in state.items():
-        state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
+    state, files, size = {}, {}, 0
+    for name, shape, tensor in stored(model):
         files[name] = size // FILE_BYTES + 1
-        size += state[name].numel() * state[name].element_size()
+        size += math.prod(shape) * config.dtype.itemsize
+        if tensor is not None:
+            state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
     dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
     consolidate_safetensors_files_on_every_rank(aside, out, files)
     if dist.get_rank() == 0:
@@ -483,11 +349,70 @@ def export(model, folder, out):
     dist.barrier()
 
 
+# ------------------------------------------------------------------------------------------------- plan
+
+def state_bytes(model, world):
+    """What the first of `world` processes keeps in float32; its shards are the largest."""
+    shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
+    shard = 4 * sum(shards)
+    return {"weights": shard, "gradients": shard, "Adam's moments": 2 * shard + 4 * len(shards)}
+
+
+def largest_trie(args, folder):
+    """The trie of most slots that a process will compute at once, after a line about the rows of --pairs.
+
+    Without them a row of --tokens-per-micro-batch, a half of it prefix.
+    """
+    budget = args.tokens_per_micro_batch
+    if not args.pairs:
+        steps = [array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)) for side in (1, 2)]
+        return build_trie([(step, budget // 2) for step in steps])
+    pairs, _ = read_pairs(args, folder)
+    batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
+    micros = [micro for batch in batches for micro in split_batch(batch, budget, args.world) if micro]
+    tries = [build_trie([sequence for e in micro for sequence in e.sequences]) for micro in micros]
+    tokens, computed = sum(len(ids) for e in pairs for ids, _ in e.sequences), sum(len(trie.ids) for trie in tries)
+    print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; an epoch has {tokens:,} "
+          f"tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
+          f"{max(len(build_trie(e.sequences).ids) for e in pairs):,}")
+    return max(tries, key=lambda trie: len(trie.ids))
+
+
+def print_plan(args, folder):
+    """What a run takes of each process's memory, from the configuration and the lengths of the rows alone.
+
+    States are exact. The rest is what lies in memory at once: in the layer of the backward pass, its gradients twice,
+    to be reduced in float32; the next layer, the embedding and the head.
+    """
+    import torch
+    from loss import BLOCK_LOGITS
+    size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
+    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
+    trie = largest_trie(args, folder)
+    every, head = sum(p.numel() for p in model.parameters()), model.lm_head.weight.numel()
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
+    working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
+               "head's workspace": 12 * BLOCK_LOGITS + reduced * head}
+    least = kept // len(layers) + len(layers) * size * len(trie.ids) * model.config.hidden_size
+    held, work = sum(states.values()), sum(working.values())
+    print(f"{every:,} parameters on {args.world} processes; each takes, in GiB:")
+    for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),
+                         ("  with --checkpointing", least), ("in all", held + work + kept),
+                         ("  with --checkpointing", held + work + least),
+                         ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]:
+        print(f"{name:36}{number / 2 ** 30:9.2f}")
+
+
 # ------------------------------------------------------------------------------------------------- loop
+
+def first_process():
+    return os.environ.get("RANK", "0") == "0"
+
 
 def say(message):
     """A line on stderr, from one process."""
-    if os.environ.get("RANK", "0") == "0":
+    if first_process():
         print("train.py:", message, file=sys.stderr, flush=True)
 
 
@@ -574,17 +499,6 @@ def write_aside(path, text):
     os.replace(path + ".new", path)
 
 
-def batch_at(step, examples, batch_size, seed):
-    """The batch of a step, from seed and step alone: resuming, and any number of processes, see the same."""
-    epoch, place = divmod(step, -(-len(examples) // batch_size))
-    return [examples[i] for i in shuffled(len(examples), seed, epoch)[place * batch_size:(place + 1) * batch_size]]
-
-
-@functools.lru_cache(1)
-def shuffled(count, seed, epoch):
-    return random.Random(f"{seed}/{epoch}").sample(range(count), count)
-
-
 def learning_rate(step, steps, peak, schedule, warmup):
     """The rate of step 0 … steps − 1: linear warm-up over a share of the steps, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
@@ -599,6 +513,17 @@ def checkpoints(out):
     return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
 
 
+def announce_saves(out, model, saves):
+    """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
+    weights = sum(p.numel() for p in model.parameters())
+    number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
+    need, room = 12 * weights * number + 8 * weights, shutil.disk_usage(out).free
+    say(f"{out}: a checkpoint takes {12 * weights:,} bytes, the last two are kept; free are {room:,}")
+    if need > room:
+        raise UserError(f"{out}: {number} checkpoints and the model may take {need:,} bytes and there are {room:,}; "
+                        "make room, name another --out, or save less often (--save-every)")
+
+
 def save_checkpoint(out, model, optimizer, progress, settings):
     """Write OUT/checkpoint-STEP aside, then rename it; keep the last two."""
     import torch.distributed as dist
@@ -609,12 +534,46 @@ def save_checkpoint(out, model, optimizer, progress, settings):
     dist.barrier()
     dcp.save({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=aside)
     if dist.get_rank() == 0:
-        with open(os.path.join(aside, "run.json"), "w") as file:
-            json.dump({"progress": progress, "settings": settings}, file, indent=1)
+        write_aside(os.path.join(aside, "run.json"), json.dumps({"progress": progress, "settings": settings}, indent=1))
         os.replace(aside, os.path.join(out, f"checkpoint-{progress['step']}"))
         for path in checkpoints(out)[:-2]:
             shutil.rmtree(path)
     dist.barrier()
+
+
+@contextlib.contextmanager
+def disk_errors(out):
+    """What cannot be written is one line, not a traceback."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    try:
+        yield
+    except (OSError, CheckpointException) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{out}: {reason}; what was saved is whole, make room and go on with --resume") from error
+
+
+@contextlib.contextmanager
+def signals(device):
+    """Gives asked(), the first SIGINT or SIGTERM that any process got, or 0. A second one quits at once."""
+    import torch
+    import torch.distributed as dist
+    got = [0]
+
+    def note(number, frame):
+        if got[0]:
+            os._exit(128 + number)
+        got[0] = number
+        os.write(2, b"train.py: saving after this step; once more to quit\n")  # print may not be entered twice
+
+    def asked():
+        number = torch.tensor(got, device=device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return number.item()
+
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, note))
+        yield asked
 
 
 def load_checkpoint(path, model, optimizer, settings):
@@ -637,7 +596,7 @@ def load_checkpoint(path, model, optimizer, settings):
 
 def open_log(out, step):
     """log(record) appends to OUT/metrics.jsonl, cut back to `step`, from one process."""
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return lambda record: None
     path, old = os.path.join(out, "metrics.jsonl"), []
     if step:
@@ -647,7 +606,8 @@ def open_log(out, step):
     file = open(path, "a")
 
     def log(record):
-        file.write(json.dumps(record) + "\n")
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in record.items()}
+        file.write(json.dumps(finite) + "\n")
         file.flush()
         # wandb.log(record, step=record["step"]) would stand here
     return log
@@ -661,18 +621,43 @@ def make_optimizer(model, weight_decay):
                               {"params": others, "weight_decay": 0.0}], fused=True)
 
 
-def fit(args, model, pairs, held_out, mesh, settings):
-    """The loop over optimizer steps, with metrics, measurements and checkpoints on the way."""
+def take_step(run, batch, model, optimizer, rate, clip, progress):
+    """An optimizer step, skipped where loss or gradient is not finite. Returns its metrics, then with "pairs", the ids.
+
+    progress: counts of the run so far, which it adds to.
+    """
     import torch
+    means, slots = run(batch)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).full_tensor().item()
+    finite = math.isfinite(means["loss"]) and math.isfinite(norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
+    for name, more in ("step", 1), ("num_tokens", tokens), ("computed_tokens", slots), ("skipped", not finite):
+        progress[name] += more
+    record = {**means, "grad_norm": norm, "learning_rate": rate, **progress}
+    return record if finite else {**record, "pairs": [example.id for example in batch]}
+
+
+def fit(args, model, pairs, held_out, mesh, settings):
+    """The loop over optimizer steps, with metrics, measurements and checkpoints on the way.
+
+    Returns 0, or the number of the signal that ended it after a step, with a checkpoint.
+    """
     from tqdm import tqdm
     run = functools.partial(run_batch, model, objective=args.objective, beta=args.beta, mesh=mesh, kind=args.loss,
                             budget=args.tokens_per_micro_batch, smoothing=args.label_smoothing, nll=args.nll)
     optimizer = make_optimizer(model, args.weight_decay)
-    progress, last = {"step": 0, "num_tokens": 0, "computed_tokens": 0}, checkpoints(args.out)[-1:]
+    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoints(args.out)[-1:]
     if args.resume and last:
         progress = load_checkpoint(last[0], model, optimizer, settings)
-    per_epoch = -(-len(pairs) // args.batch_size)
-    steps, start = args.max_steps or args.epochs * per_epoch, progress["step"]
+    order = functools.lru_cache(1)(functools.partial(epoch_batches, pairs, args.batch_size, args.seed, args.shuffle))
+    per_epoch, start, in_a_row = len(order(0)), progress["step"], 0
+    steps = args.max_steps or args.epochs * per_epoch
+    announce_saves(args.out, model, (steps - start) // args.save_every if args.save_every else 0)
     log = open_log(args.out, start)
 
     def measure(step):
@@ -683,29 +668,26 @@ def fit(args, model, pairs, held_out, mesh, settings):
 
     if not start:
         measure(0)
-    bar = tqdm(total=steps, initial=start, desc="train", disable=mesh.get_rank() > 0 or None)
-    for step in range(start + 1, steps + 1):
-        batch = batch_at(step - 1, pairs, args.batch_size, args.seed)
-        rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
-        means, slots = run(batch)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip or math.inf).full_tensor().item()
-        if not math.isfinite(norm):
-            raise UserError(f"{args.out}: the gradient of step {step} is {norm}; lower --lr or look at the rows")
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens = sum(len(ids) for example in batch for ids, _ in example.sequences)
-        progress = {"step": step, "num_tokens": progress["num_tokens"] + tokens,
-                    "computed_tokens": progress["computed_tokens"] + slots}
-        log({"step": step, "epoch": step / per_epoch, **means, "grad_norm": norm, "learning_rate": rate, **progress})
-        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        bar.update()
-        if step == steps or args.eval_every and step % args.eval_every == 0:
-            measure(step)
-        if args.save_every and step % args.save_every == 0:
-            save_checkpoint(args.out, model, optimizer, progress, settings)
-    bar.close()
+    with signals(mesh.device_type) as asked:
+        bar = functools.partial(tqdm, desc="train", total=steps, initial=start, disable=mesh.get_rank() > 0 or None)
+        for step in bar(range(start + 1, steps + 1)):
+            batch = order((step - 1) // per_epoch)[(step - 1) % per_epoch]
+            rate = learning_rate(step - 1, steps, args.lr, args.schedule, args.warmup)
+            record = take_step(run, batch, model, optimizer, rate, args.clip, progress)
+            log({"step": step, "epoch": step / per_epoch, **record})
+            in_a_row = in_a_row + 1 if "pairs" in record else 0
+            if in_a_row == PATIENCE:
+                raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of "
+                                f"pairs {', '.join(map(str, record['pairs']))}; lower --lr or look at these rows")
+            if step == steps or args.eval_every and step % args.eval_every == 0:
+                measure(step)
+            stop = asked()
+            if stop or args.save_every and step % args.save_every == 0:
+                save_checkpoint(args.out, model, optimizer, progress, settings)
+            if stop:
+                say(f"{args.out}: saved after step {step}; go on with --resume")
+                return stop
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------- program
@@ -715,9 +697,11 @@ def parse_args(argv):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     flag = parser.add_argument
     flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
-    flag("--pairs", required=True, metavar="FILE", help="JSONL rows to train on")
+    flag("--pairs", metavar="FILE", help="JSONL rows to train on; required but for --plan")
     flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
-    flag("--out", required=True, metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go")
+    flag("--out", metavar="FOLDER", help="where the model, metrics.jsonl and checkpoints go; required but for --plan")
+    flag("--plan", action="store_true", help="print what the run takes on --world processes, and load no weights")
+    flag("--world", type=int, default=1, help="for --plan: processes, one a GPU")
     flag("--objective", choices=list(REQUIRED), default="step-dpo", help="compare steps or whole answers, or imitate")
     flag("--reference", help="model to stay close to (default: --model as it comes)")
     flag("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
@@ -737,11 +721,18 @@ def parse_args(argv):
     flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
     flag("--clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     flag("--seed", type=int, default=0, help="of the order of rows, and of random weights")
+    flag("--shuffle", choices=["pairs", "prefixes"], default="pairs",
+         help="rows of a batch: any, as in the paper, or those of a prefix together, which are computed together")
     flag("--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; 0: none")
     flag("--eval-every", type=int, default=0, metavar="STEPS", help="steps between measurements; 0: first and last")
     flag("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    flag("--checkpointing", action="store_true", help="keep only the inputs of layers for the backward pass")
+    flag("--offload", action="store_true", help="weights, gradients and moments in host memory: slower, much smaller")
+    flag("--compile", action="store_true", help="torch.compile on each layer")
     flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     args = parser.parse_args(argv)
+    if not args.plan and not (args.pairs and args.out):
+        parser.error("--pairs and --out are required")
     check_flags(args)
     return args
 
@@ -758,6 +749,8 @@ def check_flags(args):
         raise UserError(f"--loss {args.loss}: has no target at --beta 0", 2)
     if "-" in (args.pairs, args.eval_pairs):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
+    if args.plan:
+        return
     if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
         raise UserError(f"{args.out}: holds a run; go on with --resume or name another --out", 2)
     if os.path.realpath(args.out) in map(os.path.realpath, filter(None, (args.model, args.reference))):
@@ -769,15 +762,14 @@ def check_flags(args):
         raise UserError(f"{args.out}: {error.strerror}; name another --out", 2) from error
 
 
-def read_pairs(args, folder, mesh):
+def read_pairs(args, folder):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    context = getattr(config, "max_position_embeddings", None) or math.inf
-    limit = min(args.max_length or math.inf, context)
+    limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     how = (tokenizer, args.objective, args.prompt, limit, config.vocab_size, args.eos)
     pairs, dropped = load_examples(args.pairs, *how)
     held_out, more = load_examples(args.eval_pairs, *how) if args.eval_pairs else ([], [])
-    if mesh.get_rank() == 0:
+    if first_process() and args.out:
         with open(os.path.join(args.out, "dropped.jsonl"), "wb") as file:
             file.writelines(map(format_row, dropped + more))
     return pairs, held_out
@@ -785,22 +777,29 @@ def read_pairs(args, folder, mesh):
 
 def main(argv=None):
     args = parse_args(argv)
+    folder = find_model(args.model)
+    if args.plan:
+        return print_plan(args, folder)
     with processes(args.device) as mesh:
-        folder = find_model(args.model)
-        pairs, held_out = read_pairs(args, folder, mesh)
-        model = load_model(folder, mesh, args.seed)
+        pairs, held_out = read_pairs(args, folder)
+        load_from = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,
+                                      checkpointing=args.checkpointing, compiled=args.compile)
+        model = load_from(folder)
         settings = {name: getattr(args, name) for name in TRAJECTORY}
         settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
         if args.objective != "sft":
             other = find_model(args.reference) if args.reference else folder
             settings["reference"] = fingerprint(other)
-            load = functools.cache(lambda: model if other == folder else load_model(other, mesh, args.seed))
+            load = functools.cache(lambda: model if other == folder else load_from(other))
             pairs, held_out = (add_references(examples, path, fingerprint(examples, other, args.seed, mesh.device_type),
                                               load, args.tokens_per_micro_batch, mesh) if examples else []
                                for examples, path in ((pairs, args.pairs), (held_out, args.eval_pairs)))
             load.cache_clear()  # no reference model is held in training
-        fit(args, model, pairs, held_out, mesh, settings)
-        export(model, folder, args.out)
+        with disk_errors(args.out):
+            stop = fit(args, model, pairs, held_out, mesh, settings)
+            if not stop:
+                export(model, folder, args.out)
+        return 128 + stop if stop else 0
 
 
 if __name__ == "__main__":

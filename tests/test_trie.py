@@ -1,0 +1,189 @@
+"""Token tries and their attention against stock transformers, a sequence at a time.
+
+    python -m pytest tests/test_trie.py
+"""
+import random
+from array import array
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import train
+import trie
+from trie import build_trie, group_segments, place_trie, split_batch
+
+SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)
+MODELS = {  # large initial weights, so that an error in attention shows
+    "llama": dict(model_type="llama", tie_word_embeddings=True),
+    "llama untied, attention bias": dict(model_type="llama", attention_bias=True),
+    "qwen2": dict(model_type="qwen2"),
+    "qwen2 sliding": dict(model_type="qwen2", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen3": dict(model_type="qwen3", head_dim=16, tie_word_embeddings=True),
+    "mistral window": dict(model_type="mistral", sliding_window=7),
+    "gemma": dict(model_type="gemma", head_dim=16),
+    "olmo2": dict(model_type="olmo2"),
+    "phi3": dict(model_type="phi3"),
+    "qwen2 moe": dict(model_type="qwen2_moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24,
+                      shared_expert_intermediate_size=40),
+}
+
+
+@pytest.fixture
+def mesh():
+    with train.processes("cpu") as mesh:
+        yield mesh
+
+
+def save_stock(folder, seed=0, **config):
+    """A folder with a stock model of random weights; returns that model."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**SMALL, **config}), attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:  # norms of one and biases of zero would hide that they are not loaded
+                weight.add_(0.3 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    return model.train()
+
+
+def branches(seed=0):
+    """Sequences (ids, start) that share in every way: m steps on one prefix, one prefix inside another, equal ones,
+    steps that begin alike, one that ends where another goes on, one alone."""
+    draw = random.Random(seed)
+
+    def some(n):
+        return [draw.randrange(1, 97) for _ in range(n)]
+
+    prompt, prefix, begin = some(11), some(14), some(3)
+    first = (prompt + prefix + begin + some(6), 25)
+    texts = [first, (prompt + prefix + begin + some(4), 25), (prompt + prefix + some(9), 25), first,
+             (prompt + some(5), 11), (first[0] + some(7), 30), (first[0][:27], 25), (some(17), 5),
+             (prompt + prefix, 24)]
+    return [(array("i", ids), start) for ids, start in texts]
+
+
+def plain_sums(model, sequences):
+    """Summed log-probs of the targets, each sequence in a forward pass of its own."""
+    sums = []
+    for ids, start in sequences:
+        ids = torch.tensor(ids)
+        logps = model(ids[None]).logits[0].log_softmax(-1)[start - 1:-1]
+        sums.append(logps.gather(1, ids[start:, None]).sum())
+    return torch.stack(sums)
+
+
+def scored(model, sequences):
+    examples = [train.Example("", [sequence], 1.0, None) for sequence in sequences]
+    return train.score(model, examples, torch.device("cpu"))[0]
+
+
+# --------------------------------------------------------------------------------------------- laws
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tries_equal_separate_forwards(name, tmp_path, mesh):
+    stock = save_stock(tmp_path, **MODELS[name])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    sequences = branches()
+    direction = torch.randn(len(sequences))
+    expected, got = plain_sums(stock, sequences), scored(ours, sequences)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    (expected * direction).sum().backward()
+    (got * direction).sum().backward()
+    theirs = dict(stock.named_parameters())
+    for key, weight in ours.named_parameters():
+        error = (weight.grad.full_tensor() - theirs[key].grad).norm() / theirs[key].grad.norm().clamp(min=1e-6)
+        assert error < 1e-4, (key, error)
+
+
+def test_dense_mask_says_the_same(tmp_path, mesh):
+    """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
+    stock = save_stock(tmp_path, **MODELS["qwen2"])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    whole = build_trie(branches())
+    sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
+    for shared, path in whole.segments:
+        for depth in range(shared, len(path)):
+            sees[path[depth], path[:depth + 1]] = True
+    logits = stock(input_ids=torch.tensor([whole.ids]), position_ids=torch.tensor([whole.positions]),
+                   attention_mask=sees[None, None]).logits[0]
+    expected = logits.log_softmax(-1)[whole.reads, whole.targets]
+    torch.testing.assert_close(ours(place_trie(whole, torch.device("cpu"))), expected, rtol=0, atol=1e-4)
+
+
+def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
+    """What torch documents of varlen_attn, which needs a GPU: causal from the lower right corner."""
+    parts = []
+    for (a, b), (c, d) in zip(zip(ends_q, ends_q[1:]), zip(ends_k, ends_k[1:])):
+        assert b - a <= longest_q and d - c <= longest_k
+        behind = torch.arange(d - b + a - c, d - c)[:, None] - torch.arange(d - c)
+        mask = (behind >= 0) & (behind <= (window_size[0] if window_size[0] >= 0 else behind.max()))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d])), attn_mask=mask, scale=scale,
+            enable_gqa=enable_gqa).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2 sliding"])
+def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
+    """The GPU's path up to its kernel, for which the oracle stands."""
+    stock = save_stock(tmp_path, **MODELS[name])
+    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
+    monkeypatch.setattr(trie, "attend_padded", trie.attend_varlen)
+    monkeypatch.setattr(trie, "lay_out_padded", trie.lay_out_varlen)
+    torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
+
+
+def test_every_distinct_prefix_is_computed_once():
+    for seed in range(5):
+        sequences = branches(seed)
+        whole = build_trie(sequences)
+        prefixes = {tuple(ids[:n]) for ids, _ in sequences for n in range(1, len(ids))}
+        assert len(whole.ids) == len(whole.positions) == len(prefixes)
+        assert sum(len(path) - shared for shared, path in whole.segments) == len(prefixes)
+        targets = {tuple(ids[:n + 1]) for ids, start in sequences for n in range(start, len(ids))}
+        assert len(whole.reads) == len(targets)
+        assert whole.lengths == [len(ids) - start for ids, start in sequences]
+        spelled = {slot: tuple(whole.ids[i] for i in path[:depth + 1]) for _, path in whole.segments
+                   for depth, slot in enumerate(path)}
+        assert set(spelled.values()) == prefixes
+        assert [whole.positions[slot] + 1 for slot in spelled] == [len(prefix) for prefix in spelled.values()]
+
+
+def test_grouping_loses_no_segment_and_pads_little():
+    draw = random.Random(0)
+    segments = [(shared, list(range(shared + draw.randrange(60, 110)))) for shared in draw.choices(range(20), k=300)]
+    groups = group_segments(segments)
+    assert sorted(map(len, sum(([path for _, path in group] for group in groups), []))) \
+        == sorted(len(path) for _, path in segments)
+    area = sum((len(path) - shared) * len(path) for shared, path in segments)
+    padded = sum(len(group) * max(len(path) - shared for shared, path in group) * max(len(path) for _, path in group)
+                 for group in groups)
+    assert len(groups) < 15 and padded < 1.25 * area
+
+
+def examples_of(sequences):
+    pairs = zip(sequences[::2], sequences[1::2])
+    return [train.Example(str(i), list(pair), 1.0, (0.0, 0.0)) for i, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100, 10 ** 6])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_micro_batches_hold_the_batch_within_the_budget(budget, world):
+    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
+    micros = split_batch(batch, budget, world)
+    assert len(micros) % world == 0
+    assert sorted(e.id for e in sum(micros, [])) == sorted(e.id for e in batch)
+    for micro in micros:
+        tokens = len(build_trie([s for e in micro for s in e.sequences]).ids)
+        assert tokens <= budget or len(micro) == 1
+    if budget == 10 ** 6:
+        assert len(micros) == world and all(micros)
+
+
+def test_a_long_row_does_not_split_the_others():
+    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
+    long = train.Example("long", [(array("i", [1] * 900), 5), (array("i", [1] * 901), 5)], 1.0, None)
+    assert len(split_batch([*batch, long], 500, 1)) == len(split_batch(batch, 500, 1)) + 1
