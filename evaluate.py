@@ -19,6 +19,7 @@ import os
 import random
 import re
 import sys
+import threading
 from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
@@ -183,16 +184,15 @@ def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
 
 
 def local_engine(folder, tokenizer, stop, batch_size, device, how):
-    """ask() for a model in this process: waiting requests are sorted by length and sampled in batches."""
-    model = load_model(folder, device)
+    """ask() for a model in this process."""
+    model, over = load_model(folder, device), threading.Event()
     room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
+    vocabulary = model.get_input_embeddings().num_embeddings
     eos = model.generation_config.eos_token_id
     eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-    vocabulary = model.get_input_embeddings().num_embeddings
-    waiting, worker, over = [], None, False
 
     def ended(ids):
-        return over or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
+        return over.is_set() or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
 
     def finish(prompt, ids):
         tail = prompt[-4:]  # some tokenizers drop the first token's space unless something stands before it
@@ -201,37 +201,50 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
         return trim(text, stop, "stop" if ended(ids) else "length")
 
     def sample(batch):
-        prompts, seeds, _ = zip(*batch)
+        prompts, seeds = zip(*batch)
         limits = [min(how["max_tokens"], room - len(prompt)) for prompt in prompts]
         answers = sample_batch(model, prompts, seeds, limits, ended, how["temperature"], how["top_p"])
         SPENT.update(replies=len(batch), tokens=sum(map(len, answers)) + sum(map(len, set(map(tuple, prompts)))))
         return [finish(prompt, ids) for prompt, ids in zip(prompts, answers)]
 
-    async def work():
-        nonlocal over
-        while waiting:
-            await asyncio.sleep(0)  # let every unit that is ready put its request in
-            waiting.sort(key=lambda request: len(request[0]))
-            batch = waiting[:batch_size]
-            del waiting[:batch_size]
-            try:
-                replies = await asyncio.to_thread(sample, batch)
-            except asyncio.CancelledError:
-                over = True  # nobody waits: the thread may stop at the next token
-                raise
-            for (_, _, future), reply in zip(batch, replies):
-                if not future.cancelled():
-                    future.set_result(reply)
-            await asyncio.sleep(0)
+    put = batched(sample, batch_size, over)
 
     async def ask(text, seed):
-        nonlocal worker
         prompt = encode(tokenizer, text)
         if not 0 < len(prompt) < room:
             raise Refused("prompt longer than the context" if prompt else "empty prompt")
         if max(prompt) >= vocabulary:
             raise UserError(f"{folder}: its {vocabulary} token embeddings do not cover the tokenizer's {max(prompt)}; "
                             "give the --tokenizer that belongs to the model", 2)
+        return await put(prompt, seed)
+    return ask
+
+
+def batched(sample, batch_size, over):
+    """put(prompt, seed) -> Reply by way of sample([(prompt, seed), ...]) -> Replies, which runs in a thread.
+
+    Waiting requests are sorted by length. `over` is set when nobody waits any more, for the thread to stop.
+    """
+    waiting, worker = [], None
+
+    async def work():
+        while waiting:
+            await asyncio.sleep(0)  # let every unit that is ready put its request in
+            waiting.sort(key=lambda request: len(request[0]))
+            batch = waiting[:batch_size]
+            del waiting[:batch_size]
+            try:
+                replies = await asyncio.to_thread(sample, [request[:2] for request in batch])
+            except asyncio.CancelledError:
+                over.set()
+                raise
+            for (_, _, future), reply in zip(batch, replies):
+                if not future.cancelled():
+                    future.set_result(reply)
+            await asyncio.sleep(0)
+
+    async def put(prompt, seed):
+        nonlocal worker
         future = asyncio.get_running_loop().create_future()
         waiting.append((prompt, seed, future))
         if worker is None or worker.done():
@@ -240,7 +253,7 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
         if future not in done:
             worker.result()  # an error in the sampling loop must not leave everyone waiting
         return await future
-    return ask
+    return put
 
 
 def trim(text, stop, finish_reason):
@@ -317,23 +330,6 @@ def requester(base_url, model, limits, key="OPENAI_API_KEY"):
         answered = True
         SPENT.update(replies=1, tokens=getattr(reply.usage, "total_tokens", None) or 0)
 
-    def look(error, again):
-        """What a failed try says, if another may mend it."""
-        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            raise UserError(f"{where}: {error.status_code}, the API key is refused; set {key}") from error
-        if isinstance(error, openai.NotFoundError):
-            raise UserError(f"{where}: 404, no model {model!r} there ({short(error)}); see {where}models") from error
-        if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
-            if not answered and model in short(error):
-                raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
-            raise Refused("refused by the server", short(error)) from error
-        if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-            return f"no reply in {limits.timeout:g} seconds (--timeout)"
-        if isinstance(error, openai.APIConnectionError) and not again:
-            raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
-                            "then go on with --resume") from error
-        return short(error)
-
     async def request(call, read):
         late = 0
         for attempt in range(TRIES):
@@ -347,13 +343,36 @@ def requester(base_url, model, limits, key="OPENAI_API_KEY"):
                 fault = "a reply without text"
             except (openai.APIError, ValueError, TypeError, AttributeError, IndexError, RecursionError,
                     TimeoutError) as error:
-                fault = look(error, again=attempt + 1 < TRIES and (answered or not attempt))
+                fault = explain(error, where, model, key, limits.timeout, first=not answered,
+                                last=attempt + 1 == TRIES or attempt and not answered)
                 late += isinstance(error, (TimeoutError, openai.APITimeoutError))
             if late == 3:
                 break
             await asyncio.sleep(min(30, 2 ** attempt) * random.uniform(0.5, 1))
         raise GaveUp(f"{where}: {attempt + 1} tries failed, the last with: {fault}; this row is left for --resume")
     return request
+
+
+def explain(error, where, model, key, timeout, first, last):
+    """What a failed try says, for the next one; raises what no further try will mend.
+
+    first: nothing was answered yet, so the settings may be wrong. last: no further try is meant.
+    """
+    import openai
+    if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
+        raise UserError(f"{where}: {error.status_code}, the API key is refused; set {key}") from error
+    if isinstance(error, openai.NotFoundError):
+        raise UserError(f"{where}: 404, no model {model!r} there ({short(error)}); see {where}models") from error
+    if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+        if first and model in short(error):
+            raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
+        raise Refused("refused by the server", short(error)) from error
+    if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+        return f"no reply in {timeout:g} seconds (--timeout)"
+    if isinstance(error, openai.APIConnectionError) and last:
+        raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
+                        "then go on with --resume") from error
+    return short(error)
 
 
 def short(error):

@@ -564,18 +564,27 @@ async def new_units(output, path, required, units):
                 yield key, unit
 
 
-async def outcome(output, key, unit, work):
-    """The rows that the work of a unit comes to; None when it is left undone for --resume."""
-    UNIT.set((output, key))
+async def outcome(output, unit, work, count, patience):
+    """The rows that the work of a unit comes to; None when it is left undone for --resume.
+
+    UserError when more than `patience` units one after another came to nothing.
+    """
     try:
-        return await work(unit)
+        rows = await work(unit)
     except Refused as error:
         why, detail = error.args[0], "".join(error.args[1:])
         if not output.units[why]:  # one of a kind is shown, all are counted
-            print(f"{output.stage}: {key}: {why} {detail}", file=sys.stderr)
-        return [{**unit, "drop": why, "detail": detail}]
+            print(f"{output.stage}: {unit['id']}: {why} {detail}", file=sys.stderr)
+        rows = [{**unit, "drop": why, "detail": detail}]
     except GaveUp as error:
-        print(f"{output.stage}: {key}: {error}", file=sys.stderr)
+        print(f"{output.stage}: {unit['id']}: {error}", file=sys.stderr)
+        count.update({"given up": 1, "in a row": 1})
+        if count["in a row"] > patience:
+            raise UserError(f"{count['in a row']} rows one after another were given up; see to the server, "
+                            "then go on with --resume") from error
+        return None
+    count["in a row"] = 0
+    return rows
 
 
 async def drive(output, path, required, units, work, concurrency, per_row, each):
@@ -585,23 +594,18 @@ async def drive(output, path, required, units, work, concurrency, per_row, each)
     bar = tqdm(desc=output.stage, total=total, initial=output.units.total(), disable=None)
 
     async def one(key, unit):
+        UNIT.set((output, key))
         try:
-            rows = await outcome(output, key, unit, work)
+            rows = await outcome(output, unit, work, count, patience=2 * concurrency)
         except Quit:
             return interrupt()
-        if rows is None:
-            count.update({"given up": 1, "in a row": 1})
-            if count["in a row"] > 2 * concurrency:
-                raise UserError(f"{count['in a row']} rows one after another were given up; see to the server, "
-                                "then go on with --resume")
-            return
-        count["in a row"] = 0
-        output.write(key, rows)
-        for row in rows:
-            if each and "drop" not in row:
-                each(row)
-        bar.update()
-        await output.send(rows)
+        if rows is not None:
+            output.write(key, rows)
+            for row in rows:
+                if each and "drop" not in row:
+                    each(row)
+            bar.update()
+            await output.send(rows)
 
     async def feed():
         try:

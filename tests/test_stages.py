@@ -540,13 +540,13 @@ def test_a_read_only_output_is_refused(run, disk):
 
 
 def test_rows_flow_through_in_flat_memory(tmp_path):
-    """Seven thousand rows of 4 KB more cost less than a tenth of themselves."""
+    """Four thousand rows of 4 KB more cost less than a tenth of themselves."""
     peak = ("import runpy, sys\nsys.argv = sys.argv[1:]\n"
             "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
             "except SystemExit: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)")
     for script, flags in (("collect.py", []), ("locate.py", ["--judge", "equations"])):
         peaks = []
-        for n in (1000, 8000):
+        for n in (500, 4500):
             rows = ({"id": f"{i}", "prompt": f"1 + 1? {i:4000}", "answer": "2",
                      "completion": "Step 1: 1 + 1 = 3.\nThe answer is: 3"} for i in range(n))
             (tmp_path / "rows.jsonl").write_text(to_lines(rows))
@@ -555,4 +555,4 @@ def test_rows_flow_through_in_flat_memory(tmp_path):
                                   env={**os.environ, "PYTHONPATH": str(ROOT)})
             assert f"{n} in, {n} kept" in done.stderr, done.stderr
             peaks.append(int(done.stderr.split()[-1]))
-        assert peaks[1] - peaks[0] < 2800, f"{script}: peaks of {peaks} KiB"
+        assert peaks[1] - peaks[0] < 1600, f"{script}: peaks of {peaks} KiB"
