@@ -244,7 +244,7 @@ def same(ours, theirs, tolerance=1e-5):
 
 
 VARIANTS = {"smoothing": ["--label-smoothing", 0.2], "nll": ["--nll", 0.5],
-            "ipo-sum": ["--loss", "ipo-sum", "--lr", 1e-4], "ipo-mean": ["--loss", "ipo-mean", "--nll", 0.1]}
+            "ipo-sum": ["--loss", "ipo-sum", "--lr", 2e-5], "ipo-mean": ["--loss", "ipo-mean", "--nll", 0.1]}
 
 
 @pytest.mark.parametrize("objective", ["step-dpo", "dpo", "sft", *VARIANTS])
