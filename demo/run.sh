@@ -40,8 +40,8 @@ pairs() { # wrong answers | their first wrong steps | right steps instead: three
     awk 'NR % 10 != 0' "$out/pairs.jsonl" > "$out/pairs-train.jsonl"
 }
 
-# Rate, β and epochs were chosen on world/validation.jsonl by demo/reproduce.sh, never on the test problems.
-phase world "$PYTHON" demo/world.py --world decision --out "$out/world" --seed "$seed" --train 3000
+# Rate, β and epochs were chosen on validation problems by demo/reproduce.sh, never on the test problems.
+phase world "$PYTHON" demo/world.py --world decision --out "$out/world" --seed "$seed" --sft 1 --train 3000 --validation 1
 if [ "$scratch" ]; then
     phase policy bash demo/policy.sh "$out/policy" "$seed"
 fi
