@@ -136,12 +136,14 @@ def test_a_refusal_costs_this_verdict_only(monkeypatch):
 
 
 def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
-    """Nonsense, but the model's own, greedy, whatever else is in the batch, and accounted for."""
+    """Nonsense, but the model's own, the same whatever else is in the batch, and accounted for."""
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    torch.manual_seed(0)
     make_model(tmp_path / "M", max_position_embeddings=2048)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
     rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
-    flags = ["--judge", "M", "--max-tokens", 16]
+    flags = ["--judge", "M", "--max-tokens", 16, "--temperature", 1]
     done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
     assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
     dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}

