@@ -159,27 +159,30 @@ def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
     mask = mask.to(device)
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        logits = model(input_ids=ids.to(device), attention_mask=mask, past_key_values=cache, logits_to_keep=1,
+        logits = model(input_ids=ids.to(device), attention_mask=mask, cache=cache, logits_to_keep=1,
                        position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits[which, -1]
         cache.batch_select_indices(which)
         mask = mask[which]
         uniform = torch.stack([torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))
                                for seed in seeds]).to(device)
-        answers, alive = [[] for _ in prompts], list(range(len(prompts)))
+        answers, alive, done = [[] for _ in prompts], list(range(len(prompts))), set()
         for t in range(max(limits)):
             token = pick_tokens(logits, uniform[:, t], temperature, top_p)
             for row, value in zip(alive, token.tolist()):
-                answers[row].append(value)
-            keep = [i for i, row in enumerate(alive) if t + 1 < limits[row] and not ended(answers[row])]
+                if row not in done:
+                    answers[row].append(value)
+                    if t + 1 == limits[row] or ended(answers[row]):
+                        done.add(row)
+            keep = [i for i, row in enumerate(alive) if row not in done]
             if not keep:
                 return answers
-            if len(keep) < len(alive):
+            if len(keep) < 0.9 * len(alive):  # to copy the cache costs more than to carry some finished rows along
                 alive = [alive[i] for i in keep]
                 keep = torch.tensor(keep, device=device)
                 cache.batch_select_indices(keep)
                 token, mask, uniform = token[keep], mask[keep], uniform[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            logits = model(input_ids=token[:, None], attention_mask=mask, past_key_values=cache,
+            logits = model(input_ids=token[:, None], attention_mask=mask, cache=cache,
                            position_ids=mask.sum(-1, keepdim=True) - 1).logits[:, -1]
 
 
@@ -411,7 +414,7 @@ def wilson(right, n, z=1.96):
     """95 % interval of a proportion (Wilson 1927)."""
     p = right / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def mean_interval(rates):

@@ -167,7 +167,7 @@ def load_config(folder):
     """The model's configuration. UserError for what is no model, or one that would silently be trained wrongly."""
     from transformers import AutoConfig
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # unset, it asks at stdin
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{folder}: no model there ({reason}); name a folder with config.json", 2) from error

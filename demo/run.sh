@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The whole method on the demo's world, on a CPU, from a policy to one table and a picture:
 #
-#     bash demo/run.sh [--from-scratch] [FOLDER]     # results in FOLDER, default runs/demo; SEED=1 for other problems
+#     bash demo/run.sh [--from-scratch] [FOLDER]     # results in FOLDER, default runs/demo
 #
-# It starts from the policy in demo/policy, with --from-scratch from random weights, which takes longer.
+# WORLD=decision asks yes/no questions instead of numbers, SEED=1 draws other problems. It starts from the policy in
+# demo/policy; with --from-scratch from random weights, which takes longer.
 # Run again after an interruption, it goes on where it stopped. To start afresh, remove FOLDER.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd) seed=${SEED:-0} scratch=
+root=$(cd "$(dirname "$0")/.." && pwd) seed=${SEED:-0} world=${WORLD:-number} scratch=
 if [ "${1:-}" = --from-scratch ]; then scratch=1 && shift; fi
 folder=${1:-$root/runs/demo}
 mkdir -p "$folder" && out=$(cd "$folder" && pwd)
@@ -41,14 +42,15 @@ pairs() { # wrong answers | their first wrong steps | right steps instead: three
 }
 
 # Rate, β and epochs were chosen on validation problems by demo/reproduce.sh, never on the test problems.
-phase world "$PYTHON" demo/world.py --world decision --out "$out/world" --seed "$seed" --sft 1 --train 3000 --validation 1
+phase world "$PYTHON" demo/world.py --world "$world" --out "$out/world" --seed "$seed" \
+    --sft 1 --train 1500 --validation 1
 if [ "$scratch" ]; then
     phase policy bash demo/policy.sh "$out/policy" "$seed"
 fi
 [ -e "$out/policy" ] || cp -r demo/policy "$out/policy"
 phase before ask evaluate.py --model "$out/policy" --out "$out/before.jsonl" "$out/world/test.jsonl"
 phase pairs pairs
-phase step-dpo env OMP_NUM_THREADS=2 "$PYTHON" train.py --model "$out/policy" --pairs "$out/pairs-train.jsonl" \
+phase step-dpo "$PYTHON" train.py --model "$out/policy" --pairs "$out/pairs-train.jsonl" \
     --eval-pairs "$out/pairs-held-out.jsonl" --eval-every 5 --out "$out/step-dpo" --lr 1e-4 --beta 1 --epochs 3 \
     --batch-size 32 --seed "$seed" --resume
 phase after ask evaluate.py --model "$out/step-dpo" --out "$out/after.jsonl" "$out/world/test.jsonl"

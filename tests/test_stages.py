@@ -242,7 +242,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
-    wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3"} for row in answers]
+    wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
     located = run("locate.py", "--judge", "equations", rows=wrong_sums)
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)
     assert tally(done, "correct.py")[0] == 20
@@ -288,7 +288,7 @@ def test_faults_cost_no_row(script, run, faulty, tiny_model):
     rows = [{**row, "answer": "1"} for row in PROBLEMS]
     flags = served(tiny_model, url, "--timeout", 4, "--concurrency", 16)
     if script == "locate.py":
-        rows = [{**row, "completion": "Step 1: 1 + 1 = 3"} for row in rows]
+        rows = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in rows]
         flags = ["--judge", "served", "--judge-url", url, "--timeout", 4, "--concurrency", 16]
     if script == "correct.py":
         rows = [{**row, "initial_reason_steps": "Step 1:", "rejected": " 3", "full_rejected": " 3"} for row in rows]
