@@ -61,6 +61,28 @@ def main_table(lab, world, seeds, runs):
             yield row(system or "SFT", len(cells), means[0], gain[0], lead, means[1], gain[1], means[2])
 
 
+LADDER = {  # what is gained by one thing alone: (with it, without it)
+    "localisation: the prefix is shared": ("DPO, shared prefix", "DPO, answers apart"),
+    "verified steps, DPO": ("DPO, shared prefix, verified", "DPO, shared prefix"),
+    "verified steps, Step-DPO": ("Step-DPO, verified", "Step-DPO"),
+    "the step-level objective": ("Step-DPO", "DPO, shared prefix"),
+    "the step-level objective, verified": ("Step-DPO, verified", "DPO, shared prefix, verified"),
+    "all of these": ("Step-DPO, verified", "DPO, answers apart"),
+}
+
+
+def ladder_table(lab, seeds, runs):
+    """Where a win comes from: verified steps as labels, or the objective."""
+    yield from header("world", "SFT seed", "what", "final answer, greedy", "all steps, greedy")
+    for world in WORLDS:
+        for seed in range(seeds):
+            for what, names in LADDER.items():
+                ours, theirs = (finished(lab, world, seed, name, runs) for name in names)
+                if ours and theirs:
+                    yield row(world, seed, what, *(paired(scores(ours, metric), scores(theirs, metric))
+                                                   for metric in METRICS[:2]))
+
+
 def data_table(lab, seeds):
     """What the rows are made of, as the world knows it."""
     yield from header("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step", "wrong ones located",
@@ -156,6 +178,7 @@ def report(lab, seeds, runs, variants):
              f"of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
     for world in WORLDS:
         lines += ["", f"### {world.title()} world (table 3)", *main_table(lab, world, seeds, runs)]
+    lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]
     lines += ["", "### Chosen steps in other words (table 4)", "", *wording_table(lab, seeds, runs)]
     for world in WORLDS:
         lines += ["", f"### Variants, {world} world", "", *variant_table(lab, world, variants)]
