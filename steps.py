@@ -66,7 +66,8 @@ def load_tokenizer(name):
     """The fast tokenizer of a model folder or hub name. UserError when there is none."""
     from transformers import AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # unset, it asks whom it finds at stdin
+        # unset, trust_remote_code asks whom it finds at stdin
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: no tokenizer there ({reason}); "
@@ -226,7 +227,8 @@ def parse_row(line, where, required):
     if not isinstance(row, dict):
         raise UserError(f"{where}: a {type(row).__name__}, not a JSON object; fix or remove this line")
     if deeper(row, MAX_DEPTH):
-        raise UserError(f"{where}: nested more than {MAX_DEPTH} deep, which not every reader can follow; remove this line")
+        raise UserError(f"{where}: nested more than {MAX_DEPTH} deep, which not every reader can follow; "
+                        "remove this line")
     answer = row.get("answer")
     if isinstance(answer, list) and len(answer) == 1:
         answer = row["answer"] = answer[0]
@@ -517,7 +519,8 @@ def add_record_flags(parser):
 
 def open_output(stage, args):
     """The Output of a stage; its settings are the flags that decide what the rows say."""
-    elsewhere = {"input", "out", "dropped", "resume", "compare", "ask", "concurrency", "timeout", "batch_size", "device",
+    elsewhere = {"input", "out", "dropped", "resume", "compare", "ask", "concurrency", "timeout", "batch_size",
+                 "device",
                  "base_url", "judge_url"}
     settings = {name: value for name, value in vars(args).items() if name not in elsewhere}
     return Output(stage, args.out, args.dropped, args.resume, settings)

@@ -6,7 +6,7 @@
 out: a Markdown table for each shape of model and number of pairs a prefix, on stdout
 
 Every contender takes the same optimizer steps on the same token ids from the same weights, in one process, in turns;
-their losses are compared first. A time is the least of the rounds: CPU-seconds of one thread on a CPU, seconds on a GPU.
+their losses are compared first. A time is the least of the rounds: CPU-seconds of one thread, seconds on a GPU.
 - TRL as it comes: its defaults, with a live reference model; float32 on a CPU. It is slow, so it has one round.
 - TRL at its best: reference log-probs precomputed, no checkpointing, one pair per forward pass, its head on labelled
   positions only, which it chooses by itself on CUDA and is made to choose on a CPU.
@@ -155,7 +155,8 @@ def products(config, tokens, targets):
     width, inner = config.hidden_size, config.intermediate_size
     per_head = width // config.num_attention_heads
     layer = [(width, width, 2), (width, config.num_key_value_heads * per_head, 2), (width, inner, 2), (inner, width, 1)]
-    return [*((tokens, a, b, n * config.num_hidden_layers) for a, b, n in layer), (targets, width, config.vocab_size, 1)]
+    return [*((tokens, a, b, n * config.num_hidden_layers) for a, b, n in layer),
+            (targets, width, config.vocab_size, 1)]
 
 
 def floor(config, tokens, targets, kind):

@@ -85,7 +85,8 @@ def ladder_table(lab, seeds, runs):
 
 def data_table(lab, seeds):
     """What the rows are made of, as the world knows it."""
-    yield from header("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step", "wrong ones located",
+    yield from header("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step",
+                      "wrong ones located",
                       "first wrong step as the world knows it", "pairs", "chosen steps right", "verified pairs",
                       "their chosen steps right")
     for world in WORLDS:
@@ -126,8 +127,8 @@ def grid_table(lab, world):
 
 def wording_table(lab, seeds, runs):
     """Table 4: chosen steps of the policy's own against the generator's in other words."""
-    yield from header("world", "SFT seed", "log πref of the policy's own step", "of the other wording", "log πref of the "
-                      "rejected step", "Step-DPO, verified over other wording")
+    yield from header("world", "SFT seed", "log πref of the policy's own step", "of the other wording", "log πref of "
+                      "the rejected step", "Step-DPO, verified over other wording")
     for world in WORLDS:
         for seed in range(seeds):
             own, other = (finished(lab, world, seed, name, runs) for name in (MAIN, "Step-DPO, other wording"))
@@ -174,8 +175,8 @@ def draw(lab, path, seeds):
 
 
 def report(lab, seeds, runs, variants):
-    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), {PAIRS} pairs, {EPOCHS} epochs in batches "
-             f"of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
+    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), {PAIRS} pairs, {EPOCHS} epochs in "
+             f"batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
     for world in WORLDS:
         lines += ["", f"### {world.title()} world (table 3)", *main_table(lab, world, seeds, runs)]
     lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]

@@ -69,7 +69,7 @@ def write(path, rows):
 
 
 def call(stage, *words, **settings):
-    """Run a stage in this process, resuming; True is a bare flag. Its rows go to --out alone, since fd 1 is nobody's."""
+    """Run a stage in this process, resuming; True is a bare flag. Its rows go to --out alone: fd 1 is nobody's."""
     words = [*map(str, words), "--resume"]
     for name, value in settings.items():
         words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])

@@ -1,4 +1,4 @@
-"""The end of demo/run.sh: accuracy before and after, rows through each stage, time of each phase; and FOLDER/picture.png.
+"""The end of demo/run.sh: accuracy before and after, rows through the stages, times; and FOLDER/picture.png.
 
     python -m demo.table runs/demo
 
@@ -26,7 +26,7 @@ def right_throughout(row: dict) -> bool:
 
 
 def accuracies(before: list[dict], after: list[dict]):
-    """(what is right, [(accuracy, interval) before, after], paired difference) of the final answer and of every step."""
+    """(what is right, [(accuracy, interval) before, after], paired difference): final answer, every step."""
     for name, is_right in (("final answer right", lambda row: row["correct"]), ("every step right", right_throughout)):
         scores = []
         for rows in (before, after):

@@ -182,14 +182,17 @@ def test_model_is_small(folder):
 
 def test_public_sets_become_rows():
     gsm8k = {"question": "How many?", "answer": "2 * 600 = <<2*600=1200>>1200\n#### 1,200"}
-    assert problems.gsm8k(gsm8k) == {"prompt": "How many?", "answer": "1200", "solution": "2 * 600 = <<2*600=1200>>1200"}
+    assert problems.gsm8k(gsm8k) == {"prompt": "How many?", "answer": "1200",
+                                     "solution": "2 * 600 = <<2*600=1200>>1200"}
     odyssey = {"Problem_5": {"question": "Then, $d-b=$ \n\t\\underline{\\hspace{2cm}}.\n\t\n\\end{problem}\n\\noindent",
-                             "answer": "235\\\\\n\\noindent", "reasoning": "So.", "label": "Algebra", "level": "high school"}}
+                             "answer": "235\\\\\n\\noindent", "reasoning": "So.", "label": "Algebra",
+                             "level": "high school"}}
     row = problems.odyssey(odyssey)
     assert (row["prompt"], row["answer"]) == ("Then, $d-b=$ \n\t\\underline{\\hspace{2cm}}.", "235")
     assert row["subject"] == "Algebra" and row["solution"] == "So."
     math = {"problem": "p", "solution": "s", "answer": 7, "level": 5, "subject": "Algebra", "unique_id": "u"}
-    assert problems.competition(math) == {"prompt": "p", "answer": "7", "solution": "s", "level": 5, "subject": "Algebra"}
+    assert problems.competition(math) == {"prompt": "p", "answer": "7", "solution": "s", "level": 5,
+                                          "subject": "Algebra"}
 
 
 def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatch):
@@ -200,10 +203,13 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
     for row in right:
         steps = split_steps(row["solution"])
         before = steps[0] + "Step 1:"
-        wrong.append({**row, "id": row["id"] + "#0", "correct": False, "completion": before + " 1 + 1 = 3.\nThe answer is: 3",
-                      "bad_step": 1, "initial_reason_steps": before, "rejected": " 1 + 1 = 3.", "chosen": steps[1][7:-1],
+        wrong.append({**row, "id": row["id"] + "#0", "correct": False,
+                      "completion": before + " 1 + 1 = 3.\nThe answer is: 3",
+                      "bad_step": 1, "initial_reason_steps": before, "rejected": " 1 + 1 = 3.",
+                      "chosen": steps[1][7:-1],
                       "full_chosen": row["solution"][len(before):], "full_rejected": " 1 + 1 = 3.\nThe answer is: 3"})
-    answers = wrong + [{**row, "id": row["id"] + "#1", "correct": True, "completion": row["solution"]} for row in right[3:]]
+    answers = wrong + [{**row, "id": row["id"] + "#1", "correct": True, "completion": row["solution"]}
+                       for row in right[3:]]
     for name, rows in (("answers", answers), ("wrong", wrong), ("pairs", wrong), ("verified", wrong[:-2])):
         reproduce.write(tmp_path / f"{name}.jsonl", rows)
     lab, found = reproduce.Lab(tmp_path, 1, 1), {}
@@ -243,4 +249,5 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     text = (tmp_path / "report.md").read_text()
     # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
     assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
-    assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text and (tmp_path / "figure2.png").stat().st_size > 9000
+    assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
+    assert (tmp_path / "figure2.png").stat().st_size > 9000

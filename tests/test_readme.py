@@ -13,7 +13,8 @@ CALLS = [(script, part) for command in COMMANDS for part in re.split(r"\||&&", c
 
 
 def test_there_are_commands():
-    assert len(CALLS) > 10 and {"collect.py", "locate.py", "correct.py", "train.py", "evaluate.py"} <= {s for s, _ in CALLS}
+    stages = {"collect.py", "locate.py", "correct.py", "train.py", "evaluate.py"}
+    assert len(CALLS) > 10 and stages <= {script for script, _ in CALLS}
 
 
 @pytest.mark.parametrize("script", sorted({script for script, _ in CALLS}))
