@@ -43,7 +43,7 @@ pairs() { # wrong answers | their first wrong steps | right steps instead: three
 
 # Rate, β and epochs were chosen on validation problems by demo/reproduce.sh, never on the test problems.
 phase world "$PYTHON" demo/world.py --world "$world" --out "$out/world" --seed "$seed" \
-    --sft 1 --train 1500 --validation 1
+    --sft 1 --train 1200 --validation 1
 if [ "$scratch" ]; then
     phase policy bash demo/policy.sh "$out/policy" "$seed"
 fi
