@@ -1,4 +1,4 @@
-"""Table 3, figure 2 and table 4 of the paper on the demo's two worlds; what each cell is stands in `systems`.
+"""Table 3, figure 2 and table 4 of the paper on the demo's two worlds; SYSTEMS says what each row is.
 
     bash demo/reproduce.sh [--quick]           # makes an environment, then runs this file
     python -m demo.reproduce --report          # tables and figure of what is there so far
