@@ -93,9 +93,9 @@ def data_table(lab, seeds):
         for seed in range(seeds):
             folder = tried(lab.gather, world, seed)
             if folder:
-                answers, located = read(folder / "answers.jsonl"), read(folder / "located.jsonl")
+                answers, located = read(folder.parent / "answers.jsonl"), read(folder / "located.jsonl")
                 right = [r for r in answers if r["correct"]]
-                wrong = len(read(folder / "wrong.jsonl"))
+                wrong = len(read(folder.parent / "wrong.jsonl"))
                 pairs, verified = (read(folder / f"{name}.jsonl") for name in ("pairs", "verified"))
                 found = sum(first_wrong_step(r["prompt"], r["completion"]) == r["bad_step"] for r in located)
                 slipped = sum(first_wrong_step(r["prompt"], r["completion"]) is not None for r in right)
@@ -140,16 +140,18 @@ def wording_table(lab, seeds, runs):
 
 
 def variant_table(lab, world, variants):
-    base = tried(lab.variant, world, "as it is") if variants else None
-    yield from header(f"{MAIN}, SFT seed 0", "final answer, greedy", "over it as it is", "all steps, greedy",
-                      "over it as it is")
-    for name in variants if base else ():
-        cell = tried(lab.variant, world, name)
-        if cell:
-            values = [scores([cell], metric) for metric in METRICS[:2]]
-            gains = ["" if name == "as it is" else paired(value, scores([base], metric))
-                     for value, metric in zip(values, METRICS)]
-            yield row(name, f"{100 * values[0].mean():.1f}", gains[0], f"{100 * values[1].mean():.1f}", gains[1])
+    """One thing changed at a time; --shuffle prefixes is compared with the same rows in the usual order."""
+    yield from header(f"{MAIN}, SFT seed 0", "pairs", "tokens computed of all", "final answer, greedy", "all steps, "
+                      "greedy", "over", "final answer", "all steps")
+    found = {name: cell for name in variants if (cell := tried(lab.variant, world, name))}
+    for name, cell in found.items():
+        other = "4 pairs a prefix" if name.startswith("--shuffle") else "as it is"
+        gains = ["", "", ""] if name == "as it is" else [other, *(
+            paired(scores([cell], metric), scores([found[other]], metric)) for metric in METRICS[:2])]
+        shares = [percent(record["computed_tokens"], record["num_tokens"])
+                  for record in cell.get("metrics", ()) if "num_tokens" in record]
+        yield row(name, cell.get("pairs", ""), *(shares[-1:] or [""]), *(
+            f"{100 * scores([cell], metric).mean():.1f}" for metric in METRICS[:2]), *gains)
 
 
 def draw(lab, path, seeds):

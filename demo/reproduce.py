@@ -30,10 +30,11 @@ from demo import world as generator
 from steps import format_row
 
 WORLDS = ("decision", "number")
-GRID = [(3e-5, 0.4), (1e-4, 0.4), (2e-4, 0.4), (1e-4, 1.0)]  # (rate, β)
+GRID = [(3e-5, 0.4), (1e-4, 0.4), (1e-4, 1.0), (2e-4, 2.0)]  # (rate, β)
 SFT = dict(objective="sft", lr=3e-3, warmup=0.05, epochs=1, batch_size=16)  # one policy for both worlds
 EPOCHS, BATCH = 3, 32
-WRONG = 1200  # problems whose wrong answer is worked on
+PROBLEMS = {"decision": 6000, "number": 1600}  # to make pairs from: about 1,200 are answered wrongly once in 4 times
+MANY = {"decision": 20000, "number": 6000}  # for 3,000 pairs
 PAIRS, HELD_OUT, SAMPLED = 400, 150, 500
 SYSTEMS = {  # name: (rows, objective)
     "DPO, answers apart": ("apart", "dpo"),
@@ -90,7 +91,7 @@ class Lab:
 
     def __init__(self, out, test, validation, making=True):
         self.out, self.making, self.wait = out, making, True
-        self.sizes = dict(train=2400, validation=validation, test=test)
+        self.sizes = dict(validation=validation, test=test)
 
     def made(self, folder, name, make):
         """The file or folder `name`, made by make(path) unless it was finished before."""
@@ -115,7 +116,8 @@ class Lab:
 
     def world(self, world):
         return self.made(self.out / world, "world", lambda path: generator.main(
-            [f"--{name}={value}" for name, value in dict(out=path, world=world, **self.sizes).items()]))
+            [f"--{name}={value}" for name, value in dict(out=path, world=world, train=MANY[world],
+                                                         **self.sizes).items()]))
 
     def policy(self, seed):
         """One policy for both worlds; its solutions have planted slips."""
@@ -125,22 +127,28 @@ class Lab:
         return self.made(self.out / "policies", f"seed-{seed}", lambda path: call(
             train, model=folder / "model", pairs=rows, out=path, seed=seed, save_every=0, **SFT))
 
-    def gather(self, world, seed, name="gathered", judge="equations", policy=None, part=(0, 1), each=1):
-        """Folder with answers of a policy to part (i, n) of the problems, wrong ones, located ones and pairs of both
-        kinds, at most `each` a prefix."""
-        folder = self.out / world / f"sft-{seed}" / name
-        ask = dict(model=policy or self.policy(seed), temperature=1, top_p=1, seed=seed, max_tokens=200,
-                   batch_size=256)
-        source, (i, n) = self.world(world) / "train.jsonl", part
-        problems = self.made(folder, "problems.jsonl", lambda path: write(path, read(source)[i::n]))
+    def ask(self, world, seed, policy=None, problems=None):
+        """Folder with answers of a policy to some of the problems, and the wrong ones; how it was asked."""
+        policy, problems = policy or self.policy(seed), problems or slice(0, PROBLEMS[world])
+        folder = self.out / world / f"{policy.parent.name}-{policy.name}-{problems.start}-{problems.stop}"
+        how = dict(model=policy, temperature=1, top_p=1, seed=seed, max_tokens=200, batch_size=256)
+        source = self.world(world) / "train.jsonl"
+        some = self.made(folder, "problems.jsonl", lambda path: write(path, read(source)[problems]))
         answers = self.made(folder, "answers.jsonl", lambda path: call(
-            collect, problems, out=path, samples=4, keep="all", **ask))
-        wrong = self.made(folder, "wrong.jsonl", lambda path: write(path, [*first_of_each(
-            row for row in read(answers) if not row["correct"]).values()][:WRONG]))
-        located = self.made(folder, "located.jsonl", lambda path: find_wrong_steps(wrong, path, judge, ask))
+            collect, some, out=path, samples=4, keep="all", **how))
+        self.made(folder, "wrong.jsonl", lambda path: write(path, first_of_each(
+            row for row in read(answers) if not row["correct"]).values()))
+        return folder, how
+
+    def gather(self, world, seed, judge="equations", each=1, **which):
+        """Folder with located answers and pairs of both kinds, at most `each` a prefix, in that of their answers."""
+        asked, how = self.ask(world, seed, **which)
+        folder = asked / f"{judge}-{each}"
+        located = self.made(folder, "located.jsonl", lambda path: find_wrong_steps(
+            asked / "wrong.jsonl", path, judge, how))
         for name, verify in (("pairs", {}), ("verified", {"verify": "equations"})):
             self.made(folder, f"{name}.jsonl", lambda path: call(
-                correct, located, out=path, samples=8, max_per_prefix=each, **ask, **verify))
+                correct, located, out=path, samples=8, max_per_prefix=each, **how, **verify))
         return folder
 
     def rows(self, folder, kind, count=PAIRS):
@@ -172,7 +180,7 @@ class Lab:
             model, result = policy or self.policy(seed), {}
             if rows:
                 model = self.train(folder / "model", rows, objective, model, run, **how)
-                result["metrics"] = read(model / "metrics.jsonl")
+                result |= {"metrics": read(model / "metrics.jsonl"), "pairs": len(read(rows[0]))}
             path.write_text(json.dumps(result | self.outcomes(world, model, split, folder)))
             shutil.rmtree(folder / "model", ignore_errors=True)
 
@@ -220,23 +228,27 @@ class Lab:
         """A cell that differs from MAIN on the first SFT seed in one thing."""
         kind, objective = SYSTEMS[MAIN]
         lr, beta = self.best(world, MAIN)
-        folder, count, how = self.gather(world, 0), PAIRS, {}
+        gathered, count, how = {}, PAIRS, {}
         if name.startswith("located"):
-            judge = name.split()[-1]
-            folder = self.gather(world, 0, judge, judge=judge)
+            gathered = dict(judge=name.split()[-1])
+        elif name.endswith("a prefix"):
+            gathered, count = dict(each=4), PAIRS // 4
+            how = dict(shuffle="prefixes") if name.startswith("--shuffle") else {}
         elif name.endswith("pairs"):
-            count = int(name.split()[0])
+            gathered, count = dict(problems=slice(0, MANY[world])), int(name.split()[0].replace(",", ""))
         elif name == "three rounds":
             return self.rounds(world, 3, lr, beta)
         elif name != "as it is":
-            how = {"--eos": {"eos": True}, "--nll 0.1": {"nll": 0.1}}[name]
-        return self.cell(world, 0, self.rows(folder, kind, count), objective, lr=lr, beta=beta, **how)
+            how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
+        rows = self.rows(self.gather(world, 0, **gathered), kind, count)
+        return self.cell(world, 0, rows, objective, lr=lr, beta=beta, **how)
 
     def rounds(self, world, n, lr, beta):
-        """n rounds on a third of the problems and of the pairs each; a round's policy is the reference of the next."""
+        """n rounds on other problems each and PAIRS / n pairs; a round's policy is the reference of the next."""
         policy = self.policy(0)
         for i in range(n):
-            folder = self.gather(world, 0, f"round-{i}", policy=policy, part=(i, n))
+            share = PROBLEMS[world] // 2  # of which more than HELD_OUT + PAIRS / n pairs come
+            folder = self.gather(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
             rows = self.rows(folder, SYSTEMS[MAIN][0], PAIRS // n)
             policy = self.made(folder, "model", lambda path: self.train(
                 path, rows, SYSTEMS[MAIN][1], policy, 0, lr=lr, beta=beta))
@@ -270,8 +282,8 @@ def kinds_of_rows(folder):
         kinds[name] = {}
         for row in read(folder / f"{name}.jsonl"):
             kinds[name].setdefault(problem_of(row), []).append(row)
-    right = first_of_each(row for row in read(folder / "answers.jsonl") if row["correct"])
-    wrong = first_of_each(read(folder / "wrong.jsonl"))
+    right = first_of_each(row for row in read(folder.parent / "answers.jsonl") if row["correct"])
+    wrong = first_of_each(read(folder.parent / "wrong.jsonl"))
     kinds["apart"] = {key: [{**wrong[key], "initial_reason_steps": "", "full_chosen": right[key]["completion"],
                              "full_rejected": wrong[key]["completion"]}] for key in wrong.keys() & right.keys()}
     kinds["worded"] = {key: [{**row, "chosen": worded_step(row)} for row in rows]
@@ -287,7 +299,7 @@ def worded_step(row):
 # ------------------------------------------------------------------------------------------------- order
 
 VARIANTS = ("as it is", "located by exact", "located by rollouts", "--eos", "--nll 0.1", "three rounds", "100 pairs",
-            "800 pairs")
+            "300 pairs", "1,000 pairs", "3,000 pairs", "4 pairs a prefix", "--shuffle prefixes, 4 pairs a prefix")
 
 
 def plan(lab, seeds, runs, variants):

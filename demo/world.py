@@ -13,6 +13,7 @@ everywhere, and so is `solution` outside sft.jsonl; `bad_step` in sft.jsonl is t
 
 World "number": 3 to 6 steps of + - × ÷ on values of two digits, then the final value is asked.
 World "decision": the same steps, then a yes/no question about the value, so that a right answer says little of them.
+The last step ends by naming the two values to compare, without which so small a policy guesses when they are close.
 """
 
 import argparse
@@ -53,6 +54,8 @@ SOLUTION = {
     "×": ["Multiplying gives {equation}.", "So many times makes {equation}.", "{name} climbs to {equation} {things}."],
     "÷": ["Dividing gives {equation}.", "One part of it is {equation}.", "{name} is left with {equation} {things}."],
 }
+
+COMPARISON = " Compare {value} with {n}."
 
 # ---------------------------------------------------------------------------
 # stories
@@ -107,19 +110,30 @@ def tell(world: str, rng: random.Random) -> dict:
         true, wrong = compute(true, operation, b), result
     limit = rng.randint(10, 90)
     story.append(QUESTION[world].format(n=limit, **words))
-    answer = {"number": str, "decision": lambda value: "yes" if value > limit else "no"}[world]
+    limit = limit if world == "decision" else None
     return {
-        "prompt": " ".join(story), "answer": answer(true), "level": level, "bad_step": bad_step,
-        "solution": solution_text(solution, answer(true)), "forgetful": solution_text(forgetful, answer(wrong)),
+        "prompt": " ".join(story), "answer": answer_to(true, limit), "level": level, "bad_step": bad_step,
+        "solution": solution_text(solution, true, limit), "forgetful": solution_text(forgetful, wrong, limit),
     }
 
 
 def step(k: int, wording: str, equation: str, words: dict) -> str:
-    return f"Step {k}: " + wording.format(equation=equation, **words) + "\n"
+    return f"\nStep {k}: " + wording.format(equation=equation, **words)
 
 
-def solution_text(steps: list[str], answer: str) -> str:
-    return "Let's think step by step.\n" + "".join(steps) + f"The answer is: {answer}"
+def answer_to(value: int, limit: int | None) -> str:
+    """The answer of the number world, which has no limit, or of the decision world."""
+    return str(value) if limit is None else "yes" if value > limit else "no"
+
+
+def closing(value: int, limit: int | None) -> str:
+    """How the last step ends, and the answer's line."""
+    comparison = "" if limit is None else COMPARISON.format(value=value, n=limit)
+    return f"{comparison}\nThe answer is: {answer_to(value, limit)}"
+
+
+def solution_text(steps: list[str], value: int, limit: int | None) -> str:
+    return "Let's think step by step." + "".join(steps) + closing(value, limit)
 
 
 def split_of(prompt: str) -> str:
@@ -155,8 +169,8 @@ def pattern(template: str) -> str:
     return re.sub(r"\\\{(\w+)\\\}", lambda slot: r"(\d+)" if slot[1] == "n" else r"\w+", re.escape(template))
 
 
-def truth(prompt: str) -> tuple[list[tuple], str]:
-    """Reads a story: the true equations (a, operation, b, result) in order, and the answer as text."""
+def truth(prompt: str) -> tuple[list[tuple], int | None]:
+    """Reads a story: the true equations (a, operation, b, result) in order, and the limit asked about, if any."""
     value = int(re.match(pattern(OPENING), prompt)[1])
     found = [(match.start(), operation, int(match[1]))
              for operation, templates in STORY.items() for template in templates
@@ -166,17 +180,17 @@ def truth(prompt: str) -> tuple[list[tuple], str]:
         equations.append((value, operation, b, compute(value, operation, b)))
         value = equations[-1][-1]
     limit = re.search(pattern(QUESTION["decision"]), prompt)
-    return equations, str(value) if limit is None else "yes" if value > int(limit[1]) else "no"
+    return equations, limit and int(limit[1])
 
 
 def first_wrong_step(prompt: str, completion: str) -> int | None:
     """The first wrong step of a solution, counted from 1; None when all is right.
 
     Step k is right when it states the k-th true equation and no other (the operands of + and × in either
-    order). The closing line belongs to the last step, and so does ending too early; text without steps
-    is wrong at step 1.
+    order). What is compared and the closing line belong to the last step, and so does ending too early; text without
+    steps is wrong at step 1.
     """
-    equations, answer = truth(prompt)
+    equations, limit = truth(prompt)
     steps = re.split(r"(?m)^Step \d+:", completion)[1:]
     for k, text in enumerate(steps, 1):
         stated = [(int(a), operation, int(b), int(c)) for a, operation, b, c in EQUATION.findall(text)]
@@ -185,10 +199,8 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
         a, operation, b, c = equations[k - 1]
         if stated[0] != (a, operation, b, c) and not (operation in "+×" and stated[0] == (b, operation, a, c)):
             return k
-    closing = re.search(r"(?m)^The answer is: (\w+)$", completion)
-    if len(steps) < len(equations) or closing is None or closing[1] != answer:
-        return max(len(steps), 1)
-    return None
+    closed = completion.endswith(closing(equations[-1][-1], limit))
+    return None if closed and len(steps) == len(equations) else max(len(steps), 1)
 
 
 # ---------------------------------------------------------------------------

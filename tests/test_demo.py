@@ -75,7 +75,9 @@ def test_written_files(tmp_path):
 def test_answers_and_solutions_are_true(splits):
     for rows in splits.values():
         for row in rows:
-            assert row["answer"] == solve(row["prompt"]) == world.truth(row["prompt"])[1]
+            assert row["answer"] == solve(row["prompt"]) 
+            equations, limit = world.truth(row["prompt"])
+            assert row["answer"] == world.answer_to(equations[-1][-1], limit)
     for row in splits["test"]:
         assert row["solution"].endswith(f"\nThe answer is: {row['answer']}")
         assert world.first_wrong_step(row["prompt"], row["solution"]) is None
@@ -125,8 +127,16 @@ STORY = "Ann has 60 books. In January Ann buys 15 more. In February 20 get lost.
     ([], "110", 1),
 ])
 def test_first_wrong_step(steps, answer, label):
-    lines = [f"Step {k}: So {text}.\n" for k, text in enumerate(steps, 1)]
-    assert world.first_wrong_step(STORY, world.solution_text(lines, answer)) == label
+    lines = [f"\nStep {k}: So {text}." for k, text in enumerate(steps, 1)]
+    assert world.first_wrong_step(STORY, world.solution_text(lines, int(answer), None)) == label
+
+
+@pytest.mark.parametrize("end, label", [
+    (" Compare 75 with 70.\nThe answer is: yes", None), (" Compare 75 with 70.\nThe answer is: no", 1),
+    (" Compare 76 with 70.\nThe answer is: yes", 1), ("\nThe answer is: yes", 1)])
+def test_decisions_compare_the_true_values(end, label):
+    story = "Ann has 60 books. In January Ann buys 15 more. Does Ann now have more than 70 books?"
+    assert world.first_wrong_step(story, "Let's think step by step.\nStep 1: So 60 + 15 = 75." + end) == label
 
 
 def test_label(tmp_path, capsys, splits):
@@ -210,11 +220,14 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
                       "full_chosen": row["solution"][len(before):], "full_rejected": " 1 + 1 = 3.\nThe answer is: 3"})
     answers = wrong + [{**row, "id": row["id"] + "#1", "correct": True, "completion": row["solution"]}
                        for row in right[3:]]
-    for name, rows in (("answers", answers), ("wrong", wrong), ("pairs", wrong), ("verified", wrong[:-2])):
-        reproduce.write(tmp_path / f"{name}.jsonl", rows)
+    folder = tmp_path / "equations-1"
+    folder.mkdir()
+    for path, rows in ((tmp_path / "answers", answers), (tmp_path / "wrong", wrong), (folder / "pairs", wrong),
+                       (folder / "verified", wrong[:-2])):
+        reproduce.write(path.with_suffix(".jsonl"), rows)
     lab, found = reproduce.Lab(tmp_path, 1, 1), {}
     for kind in ("apart", "pairs", "verified", "worded"):
-        train, held_out = (reproduce.read(path) for path in lab.rows(tmp_path, kind, 20))
+        train, held_out = (reproduce.read(path) for path in lab.rows(folder, kind, 20))
         found[kind] = ([reproduce.problem_of(row) for row in train], [reproduce.problem_of(row) for row in held_out])
         assert len(train) == 20 and len(held_out) == 5 and not {*found[kind][0]} & {*found[kind][1]}
         if kind == "worded":
@@ -224,7 +237,7 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
             assert all(row["chosen"] not in row["solution"] for row in train)
     assert all(value == found["apart"] for value in found.values())
     with pytest.raises(reproduce.Missing):
-        reproduce.Lab(tmp_path, 1, 1, making=False).rows(tmp_path, "pairs", 21)
+        reproduce.Lab(tmp_path, 1, 1, making=False).rows(folder, "pairs", 21)
 
 
 def test_report_of_what_is_there(tmp_path, monkeypatch):
@@ -241,9 +254,10 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
 
     lab = reproduce.Lab(tmp_path, 100, 10, making=False)
     monkeypatch.setattr(lab, "cell", cell)
-    monkeypatch.setattr(lab, "gather", lambda world, seed, *args, **how: missing() if args or how else tmp_path)
     monkeypatch.setattr(lab, "rows", lambda *args: ("train", "held out"))
-    for name in ("answers", "wrong", "located", "pairs", "verified"):
+    monkeypatch.setattr(lab, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    (tmp_path / "equations-1").mkdir()
+    for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
         reproduce.write(tmp_path / f"{name}.jsonl", [])
     report.report(lab, 2, 1, reproduce.VARIANTS)
     text = (tmp_path / "report.md").read_text()
