@@ -41,9 +41,11 @@ pairs() { # wrong answers | their first wrong steps | right steps instead: three
     awk 'NR % 10 != 0' "$out/pairs.jsonl" > "$out/pairs-train.jsonl"
 }
 
+problems=1200
+if [ "$world" = decision ]; then problems=6000; fi  # nine of ten answers are right there
 # Rate, β and epochs were chosen on validation problems by demo/reproduce.sh, never on the test problems.
 phase world "$PYTHON" demo/world.py --world "$world" --out "$out/world" --seed "$seed" \
-    --sft 1 --train 1200 --validation 1
+    --sft 1 --train $problems --validation 1
 if [ "$scratch" ]; then
     phase policy bash demo/policy.sh "$out/policy" "$seed"
 fi
