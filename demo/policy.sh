@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the policy that the demo starts from: solutions of both worlds with planted slips, one SFT run, weights in bf16.
 #
-#     bash demo/policy.sh FOLDER [SEED]       # demo/policy is seed 0 of demo/reproduce.py, the same steps
+#     bash demo/policy.sh FOLDER [SEED]       # seed 0, the default, is demo/policy and the first of demo/reproduce.sh
 set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd) seed=${2:-0}
 cd "$(dirname "$0")/.."

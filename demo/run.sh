@@ -53,7 +53,7 @@ fi
 phase before ask evaluate.py --model "$out/policy" --out "$out/before.jsonl" "$out/world/test.jsonl"
 phase pairs pairs
 phase step-dpo "$PYTHON" train.py --model "$out/policy" --pairs "$out/pairs-train.jsonl" \
-    --eval-pairs "$out/pairs-held-out.jsonl" --eval-every 5 --out "$out/step-dpo" --lr 1e-4 --beta 1 --epochs 3 \
+    --eval-pairs "$out/pairs-held-out.jsonl" --eval-every 5 --out "$out/step-dpo" --lr 3e-5 --beta 1 --epochs 3 \
     --batch-size 32 --seed "$seed" --resume
 phase after ask evaluate.py --model "$out/step-dpo" --out "$out/after.jsonl" "$out/world/test.jsonl"
 "$PYTHON" -m demo.table "$out" | tee "$out/table.txt"
