@@ -70,8 +70,9 @@ class Ours:
     """train.py's own step."""
 
     def __init__(self, folder, pairs, mesh, budget, references):
+        import shard
         import train
-        self.model = train.load_model(folder, mesh, seed=0)
+        self.model = shard.load_model(folder, mesh, seed=0)
         self.optimizer = train.make_optimizer(self.model, 0.0)
         examples = [train.Example(str(i), [(array("i", prefix + side), len(prefix)) for side in sides], 1.0, reference)
                     for i, ((prefix, *sides), reference) in enumerate(zip(pairs, references))]
@@ -273,10 +274,10 @@ def main(argv=None):
     import torch
     import transformers
     import trl
-    import train
+    import shard
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    with train.processes(args.device) as mesh:
+    with shard.processes(args.device) as mesh:
         kind = mesh.device_type
         device = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, one thread"
         print(f"\n`python demo/benchmark.py {' '.join(argv or sys.argv[1:])}`: {device}; torch {torch.__version__}, "
