@@ -404,6 +404,14 @@ def take_step(run, batch, model, optimizer, rate, clip, progress):
     return record if finite else {**record, "pairs": [example.id for example in batch]}
 
 
+def measure(run, model, held_out, log, per_epoch, step):
+    """Log the metrics of held-out pairs, where there are any, under TRL's names for them."""
+    if held_out:
+        with no_gradients(model):
+            means, _ = run(held_out)
+        log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
+
+
 def fit(args, model, pairs, held_out, mesh, settings):
     """The loop over optimizer steps, with metrics, measurements and checkpoints on the way.
 
@@ -421,15 +429,9 @@ def fit(args, model, pairs, held_out, mesh, settings):
     steps = args.max_steps or args.epochs * per_epoch
     announce_saves(args.out, model, (steps - start) // args.save_every if args.save_every else 0)
     log = open_log(args.out, start)
-
-    def measure(step):
-        if held_out:
-            with no_gradients(model):
-                means, _ = run(held_out)
-            log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
-
+    measure_at = functools.partial(measure, run, model, held_out, log, per_epoch)
     if not start:
-        measure(0)
+        measure_at(0)
     with signals(mesh.device_type) as asked:
         bar = functools.partial(tqdm, desc="train", total=steps, initial=start, disable=mesh.get_rank() > 0 or None)
         for step in bar(range(start + 1, steps + 1)):
@@ -442,7 +444,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
                 raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of "
                                 f"pairs {', '.join(map(str, record['pairs']))}; lower --lr or look at these rows")
             if step == steps or args.eval_every and step % args.eval_every == 0:
-                measure(step)
+                measure_at(step)
             stop = asked()
             if stop or args.save_every and step % args.save_every == 0:
                 save_checkpoint(args.out, model, optimizer, progress, settings)
@@ -454,10 +456,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
 
 # ---------------------------------------------------------------------------------------------- program
 
-def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    flag = parser.add_argument
+def add_task_flags(flag):
     flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
     flag("--pairs", metavar="FILE", help="JSONL rows to train on; required but for --plan")
     flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
@@ -472,6 +471,9 @@ def parse_args(argv):
     flag("--label-smoothing", type=float, default=0.0, help="share of pairs taken to be the wrong way round")
     flag("--nll", type=float, default=0.0, help="weight of the chosen side's negative log-likelihood per token")
     flag("--eos", action="store_true", help="step-dpo: end a step with EOS where it ends its answer")
+
+
+def add_step_flags(flag):
     flag("--lr", type=float, default=5e-7, help="peak learning rate of AdamW")
     flag("--schedule", choices=["cosine", "linear", "constant"], default="cosine", help="of the rate after warm-up")
     flag("--warmup", type=float, default=0.1, help="share of the steps in which the rate rises")
@@ -492,6 +494,13 @@ def parse_args(argv):
     flag("--offload", action="store_true", help="weights, gradients and moments in host memory: slower, much smaller")
     flag("--compile", action="store_true", help="torch.compile on each layer")
     flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
+    add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
     args = parser.parse_args(argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
