@@ -221,6 +221,7 @@ def peak(contender, kind, at_once=True):
 
 def compare(shape, pairs, budget, rounds, usual, mesh, work):
     """{name: seconds}, {name: bytes}, (distinct tokens of the trie, of pairs, of separate rows)."""
+    import torch
     from transformers import AutoConfig
     from trie import build_trie
     kind, folder = mesh.device_type, os.path.join(work, "model")
@@ -244,6 +245,9 @@ def compare(shape, pairs, budget, rounds, usual, mesh, work):
     if usual:
         contenders.clear()
         slow = Trl(folder, pairs, kind, min(8, len(pairs)), references, False, work)
+        for p in slow.model.parameters():
+            p.grad = torch.zeros_like(p)
+        finish(slow.optimizer)  # makes the moments
         once, memory["TRL as it comes"] = clock(lambda: peak(slow, kind, at_once=False), kind)
         seconds["TRL as it comes"] = [once]
     return {name: min(times) for name, times in seconds.items()}, memory, tokens
