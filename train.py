@@ -10,14 +10,13 @@ out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl ho
      rows that could not be used and why, and checkpoint-STEP what --resume needs
 
 Every distinct token prefix of a micro-batch is computed once (trie.py); the model is sharded with FSDP2 at any number
-of processes, one included; the reference policy is asked once, before the first step, and its answers are kept beside
-the pairs for the next run.
+of processes, one included (shard.py); the reference policy is asked once, before the first step, and its answers are
+kept beside the pairs for the next run.
 To change the loss, edit `step_dpo_loss` in loss.py and `run_batch`; to change the data, `row_texts`.
 """
 import argparse
 import contextlib
 import functools
-import glob
 import hashlib
 import json
 import math
@@ -25,13 +24,13 @@ import os
 import shutil
 import signal
 import sys
-import time
 from array import array
 from collections import Counter, namedtuple
 
-from steps import (PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt,
-                   run_main)
-from trie import attend, build_trie, epoch_batches, forward, kept_bytes, score, split_batch
+from shard import (build_model, export, files_in, find_model, first_process, load_config, load_model, model_state,
+                   no_gradients, processes, say)
+from steps import PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt, run_main
+from trie import build_trie, epoch_batches, kept_bytes, score, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
 # the reference policy, None until it was asked
@@ -43,7 +42,6 @@ METRICS = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "
 TRAJECTORY = ("objective", "prompt", "loss", "beta", "label_smoothing", "nll", "eos", "lr", "schedule", "warmup",
               "epochs", "max_steps", "batch_size", "shuffle", "weight_decay", "clip", "seed")  # for --resume to check
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
-FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
 # ------------------------------------------------------------------------------------------------- rows
@@ -123,232 +121,6 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary, eos=Fal
     return examples, dropped
 
 
-# --------------------------------------------------------------------------------------------- sharding
-
-@contextlib.contextmanager
-def processes(device):
-    """Join torchrun's processes, or be a world of one; gives the mesh that the model is sharded over."""
-    import torch
-    import torch.distributed as dist
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("--device cuda: torch sees no GPU; choose --device cpu", 2)
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
-    try:
-        yield dist.device_mesh.init_device_mesh(kind, (dist.get_world_size(),))
-    except UserError:
-        if dist.get_rank():
-            time.sleep(10)  # the first process speaks for all: torchrun stops the others when it has ended
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def find_model(name):
-    """The local folder of a model: itself, or the snapshot of a hub's model."""
-    if os.path.isdir(name):
-        return name
-    from huggingface_hub import snapshot_download
-    try:
-        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-    except Exception as error:  # no network, no such model, no permission: each raises its own class
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{name}: neither a model folder nor a hub's model ({reason}); check the name", 2) from error
-
-
-def files_in(folder, *patterns):
-    return [path for pattern in patterns for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))]
-
-
-def load_config(folder):
-    """The model's configuration. UserError for what is no model, or one that would silently be trained wrongly."""
-    from transformers import AutoConfig
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # unset, it asks at stdin
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{folder}: no model there ({reason}); name a folder with config.json", 2) from error
-    odd = [name for name in ("attn_logit_softcapping", "logit_scale", "logits_scaling")
-           if getattr(config, name, None) not in (None, 1)]
-    odd += set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if odd:
-        raise UserError(f"{folder}: models with {', '.join(odd)} are not supported; see attend() and forward()", 2)
-    fused_names(config)  # refuses what could not be exported, before anything is computed
-    return config
-
-
-def build_model(config, device, dtype):
-    """The model of a configuration, with our attention and head."""
-    import torch
-    from transformers import AttentionInterface, AutoModelForCausalLM
-    from loss import token_logps
-    AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
-    head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
-    head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
-    model.forward = functools.partial(forward, model)
-    return model.train()  # or checkpointing would silently be off
-
-
-def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
-    """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
-
-    Weights go from the files to their shards. A folder without weights gives random ones, by seed.
-    offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
-    computed again by the backward pass. compiled: torch.compile on each layer around its attention.
-    """
-    import torch
-    from torch.utils.checkpoint import checkpoint
-    model = build_model(load_config(folder), "meta", torch.float32)
-    for layer in model.model.layers:
-        if compiled:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
-        if checkpointing:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-    shard(model, mesh, offload)
-    model.to_empty(device="cpu" if offload else mesh.device_type)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(mesh.device_type)
-        if module._non_persistent_buffers_set:
-            model._init_weights(module)  # rope's frequencies are in no file
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    load = load_weights if files_in(folder, "*.safetensors") else draw_weights
-    load(model, folder, seed)
-    return model
-
-
-def shard(model, mesh, offload):
-    """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
-    import torch
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-    cuda = mesh.device_type == "cuda"
-    dtypes = (torch.bfloat16, torch.float32) if cuda else ()  # to compute in, to reduce in
-    how = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(*dtypes))
-    if offload:
-        how["offload_policy"] = CPUOffloadPolicy(pin_memory=cuda)
-    for layer in model.model.layers:
-        fully_shard(layer, **how)
-    if model.lm_head.weight is not model.get_input_embeddings().weight:
-        fully_shard(model.lm_head, reshard_after_forward=False, **how)
-    fully_shard(model, **how)
-
-
-@contextlib.contextmanager
-def no_gradients(model):
-    """Forward passes alone. Afterwards the root is sharded again, which otherwise a backward pass does: an optimizer
-    that is made before would hold the gathered copies of its weights."""
-    import torch
-    from torch.distributed.fsdp import FSDPModule
-    with torch.no_grad():
-        yield
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def stored(model):
-    """(name, shape, tensor) of every weight as a model folder's files hold it: a tied head has none.
-
-    transformers fuses experts in memory, E of them in a tensor whose rows are sharded, and files hold them one by
-    one: there, tensor is a view of the shard, None where another process has that expert.
-    """
-    import torch.distributed as dist
-    fused, tied = fused_names(model.config), model.lm_head.weight is model.get_input_embeddings().weight
-    for name, tensor in model.state_dict().items():
-        end = next(filter(name.endswith, fused), None)
-        if end:
-            local, first = tensor.to_local(), dist.get_rank() * -(-len(tensor) // dist.get_world_size())
-            for expert in range(len(tensor)):
-                own = local[expert - first] if 0 <= expert - first < len(local) else None
-                parts = [None] * len(fused[end]) if own is None else own.chunk(len(fused[end]))
-                for pattern, part in zip(fused[end], parts):
-                    yield (name.removesuffix(end) + pattern.replace("*", str(expert)),
-                           (tensor.shape[1] // len(parts), *tensor.shape[2:]), part)
-        elif not (tied and name == "lm_head.weight"):
-            yield name, tuple(tensor.shape), tensor
-
-
-def fused_names(config):
-    """{end of a fused weight's name: patterns of its parts' names in files}, from transformers' own table."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    table = get_checkpoint_conversion_mapping(config.model_type) or ()
-    if not all(hasattr(entry, "operations") for entry in table):
-        raise UserError(f"{config.name_or_path}: files of {config.model_type} name weights otherwise than transformers "
-                        "does in memory, which is supported for experts alone; choose another model", 2)
-    return {entry.target_patterns[0]: entry.source_patterns for entry in table}
-
-
-def model_state(model):
-    """This process's tensors by their names in a model folder's files, to be saved or loaded in place."""
-    return {name: tensor for name, _, tensor in stored(model) if tensor is not None}
-
-
-def load_weights(model, folder, seed):
-    import torch.distributed.checkpoint as dcp
-    reader = dcp.HuggingFaceStorageReader(folder)
-    found = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-    for name, shape, _ in stored(model):
-        if found.get(name) != shape:
-            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {found.get(name, 'missing')}, "
-                            f"not {shape}; get the model anew", 2)
-    dcp.load(model_state(model), storage_reader=reader)
-
-
-def draw_weights(model, folder, seed):
-    """Random weights, the same at every world size: each process draws them all and keeps its shards."""
-    import torch
-    from torch.distributed.tensor import DTensor, distribute_tensor
-    from transformers import AutoModelForCausalLM
-    for path in files_in(folder, "*.bin", "*.pt", "*.pth", "*.gguf"):
-        raise UserError(f"{path}: only safetensors are read; convert the model with save_pretrained", 2)
-    say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
-    torch.manual_seed(seed)
-    drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
-    for name, tensor in model.state_dict().items():
-        full = drawn[name]
-        if isinstance(tensor, DTensor):
-            full = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
-            tensor = tensor.to_local()
-        tensor.copy_(full)
-
-
-def export(model, folder, out):
-    """Write OUT as a model folder, every process its shards, in the type that the files of `folder` have."""
-    import torch
-    import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files_on_every_rank
-    config, aside = load_config(folder), os.path.join(out, "export")
-    config.dtype = config.dtype or torch.float32
-    state, files, size = {}, {}, 0
-    for name, shape, tensor in stored(model):
-        files[name] = size // FILE_BYTES + 1
-        size += math.prod(shape) * config.dtype.itemsize
-        if tensor is not None:
-            state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
-    dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
-    consolidate_safetensors_files_on_every_rank(aside, out, files)
-    if dist.get_rank() == 0:
-        shutil.rmtree(aside)
-        if max(files.values()) == 1:  # the usual name of a model in one file
-            os.replace(os.path.join(out, "model-00001-of-00001.safetensors"), os.path.join(out, "model.safetensors"))
-            os.remove(os.path.join(out, "model.safetensors.index.json"))
-        config.architectures = [type(model).__name__.removeprefix("FSDP")]  # fully_shard renames the class
-        config.save_pretrained(out)
-        # copied, not saved anew, so that it cannot become another tokenizer on the way
-        for path in files_in(folder, "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*",
-                             "chat_template*", "generation_config*"):
-            if os.path.isfile(path):
-                shutil.copy(path, out)
-    dist.barrier()
-
-
 # ------------------------------------------------------------------------------------------------- plan
 
 def state_bytes(model, world):
@@ -405,16 +177,6 @@ def print_plan(args, folder):
 
 
 # ------------------------------------------------------------------------------------------------- loop
-
-def first_process():
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(message):
-    """A line on stderr, from one process."""
-    if first_process():
-        print("train.py:", message, file=sys.stderr, flush=True)
-
 
 def run_batch(model, batch, objective, beta, budget, mesh, **variant):
     """({metric: weighted mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
@@ -642,6 +404,14 @@ def take_step(run, batch, model, optimizer, rate, clip, progress):
     return record if finite else {**record, "pairs": [example.id for example in batch]}
 
 
+def measure(run, model, held_out, log, per_epoch, step):
+    """Log the metrics of held-out pairs, where there are any, under TRL's names for them."""
+    if held_out:
+        with no_gradients(model):
+            means, _ = run(held_out)
+        log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
+
+
 def fit(args, model, pairs, held_out, mesh, settings):
     """The loop over optimizer steps, with metrics, measurements and checkpoints on the way.
 
@@ -659,15 +429,9 @@ def fit(args, model, pairs, held_out, mesh, settings):
     steps = args.max_steps or args.epochs * per_epoch
     announce_saves(args.out, model, (steps - start) // args.save_every if args.save_every else 0)
     log = open_log(args.out, start)
-
-    def measure(step):
-        if held_out:
-            with no_gradients(model):
-                means, _ = run(held_out)
-            log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
-
+    measure_at = functools.partial(measure, run, model, held_out, log, per_epoch)
     if not start:
-        measure(0)
+        measure_at(0)
     with signals(mesh.device_type) as asked:
         bar = functools.partial(tqdm, desc="train", total=steps, initial=start, disable=mesh.get_rank() > 0 or None)
         for step in bar(range(start + 1, steps + 1)):
@@ -680,7 +444,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
                 raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of "
                                 f"pairs {', '.join(map(str, record['pairs']))}; lower --lr or look at these rows")
             if step == steps or args.eval_every and step % args.eval_every == 0:
-                measure(step)
+                measure_at(step)
             stop = asked()
             if stop or args.save_every and step % args.save_every == 0:
                 save_checkpoint(args.out, model, optimizer, progress, settings)
@@ -692,10 +456,7 @@ def fit(args, model, pairs, held_out, mesh, settings):
 
 # ---------------------------------------------------------------------------------------------- program
 
-def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    flag = parser.add_argument
+def add_task_flags(flag):
     flag("--model", required=True, help="model folder or hub name; without weights in it, random ones (--seed)")
     flag("--pairs", metavar="FILE", help="JSONL rows to train on; required but for --plan")
     flag("--eval-pairs", metavar="FILE", help="held-out rows, measured before the first step and after the last")
@@ -710,6 +471,9 @@ def parse_args(argv):
     flag("--label-smoothing", type=float, default=0.0, help="share of pairs taken to be the wrong way round")
     flag("--nll", type=float, default=0.0, help="weight of the chosen side's negative log-likelihood per token")
     flag("--eos", action="store_true", help="step-dpo: end a step with EOS where it ends its answer")
+
+
+def add_step_flags(flag):
     flag("--lr", type=float, default=5e-7, help="peak learning rate of AdamW")
     flag("--schedule", choices=["cosine", "linear", "constant"], default="cosine", help="of the rate after warm-up")
     flag("--warmup", type=float, default=0.1, help="share of the steps in which the rate rises")
@@ -730,6 +494,13 @@ def parse_args(argv):
     flag("--offload", action="store_true", help="weights, gradients and moments in host memory: slower, much smaller")
     flag("--compile", action="store_true", help="torch.compile on each layer")
     flag("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
+    add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
     args = parser.parse_args(argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")

@@ -126,22 +126,25 @@ def lay_out_varlen(placed, segments, put):
 
 
 def lay_out_padded(placed, segments, put):
-    """groups: (queries, keys, depth of the queries), (group, longest) each. back: where the result for a slot is.
+    """queries, keys: slots of all groups, padded in each. groups: (segments, longest query, longest key, depth of the
+    queries). back: where the result for a slot is.
 
     Where a group shares nothing, queries are keys, and depth is None: a causal kernel computes half as much.
     """
     import torch
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    placed.groups, placed.masks, order = [], {}, []
+    placed.groups, placed.masks, order, rows = [], {}, [], []
     for group in group_segments(segments):
         queries = pad([put(path[shared:]) for shared, path in group], padding_value=-1)
         shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
         # padding stands where the last query does, so that it too sees something
         depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
-        placed.groups.append((queries.clamp(min=0), pad([put(path) for _, path in group]),
-                              depth if shared.any() else None))
+        keys = pad([put(path) for _, path in group])
+        placed.groups.append((len(group), queries.shape[1], keys.shape[1], depth if shared.any() else None))
         order.append(queries.flatten())
-    order = torch.cat(order)
+        rows.append(keys.flatten())
+    order, placed.keys = torch.cat(order), torch.cat(rows)
+    placed.queries = order.clamp(min=0)
     placed.back = torch.empty_like(placed.ids)
     placed.back[order[order >= 0]] = (order >= 0).nonzero().squeeze(1)
 
@@ -195,21 +198,25 @@ def attend_padded(q, k, v, trie, scaling, window):
     """CPU: one masked call for each group of similar segments. Shapes as above."""
     import torch
     import torch.nn.functional as F
+    shared_heads = q.shape[1] != k.shape[1]
 
     def gather(x, index):  # embedding, because its backward pass is the fastest scatter that a CPU has
         return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
+    counts, new, whole, depths = zip(*trie.groups)
+    # gathered for all groups at once, because each gather's backward pass fills a gradient of all slots
+    q, k, v = (gather(x, index).split([n * longest for n, longest in zip(counts, lengths)])
+               for x, index, lengths in ((q, trie.queries, new), (k, trie.keys, whole), (v, trie.keys, whole)))
     parts = []
-    for number, (queries, keys, depth) in enumerate(trie.groups):
-        causal = depth is None and (window or math.inf) >= keys.shape[1]
+    for number, (count, longest, depth) in enumerate(zip(counts, whole, depths)):
+        causal = depth is None and (window or math.inf) >= longest
         if not causal and (number, window) not in trie.masks:
-            depth = torch.arange(keys.shape[1])[None] if depth is None else depth
-            behind = depth[:, None, :, None] - torch.arange(keys.shape[1])
+            depth = torch.arange(longest)[None] if depth is None else depth
+            behind = depth[:, None, :, None] - torch.arange(longest)
             trie.masks[number, window] = (behind >= 0) & (behind < (window or math.inf))
-        out = F.scaled_dot_product_attention(
-            gather(q, queries).transpose(1, 2), gather(k, keys).transpose(1, 2), gather(v, keys).transpose(1, 2),
-            attn_mask=trie.masks.get((number, window)), is_causal=causal, scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1])
+        group = (x[number].unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(*group, attn_mask=trie.masks.get((number, window)), is_causal=causal,
+                                             scale=scaling, enable_gqa=shared_heads)
         parts.append(out.transpose(1, 2).flatten(0, 1))
     return gather(torch.cat(parts), trie.back)
 

@@ -26,6 +26,7 @@ from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import shard
 import train
 from steps import run_main
 from trie import build_trie
@@ -71,7 +72,7 @@ def codes(started, timeout=300):
 @pytest.mark.parametrize("objective", ["step-dpo", "sft"])
 def test_loss_of_a_batch_is_its_formula(objective, budget, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS["llama"])
-    model = train.load_model(str(tmp_path), mesh, seed=0)
+    model = shard.load_model(str(tmp_path), mesh, seed=0)
     sequences = branches()[:8]
     weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
     sums = plain_sums(stock, sequences).view(4, 2)
@@ -332,7 +333,7 @@ def test_memory_savers_change_nothing(flags, tiny_model, tmp_path):
 def test_checkpointing_keeps_less(tmp_path, mesh):
     save_stock(tmp_path, **MODELS["llama"])
     whole = build_trie(branches())
-    kept, least = (train.kept_bytes(train.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty), whole)
+    kept, least = (train.kept_bytes(shard.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty), whole)
                    for thrifty in (False, True))
     assert least < 0.5 * kept
 
@@ -418,7 +419,7 @@ def test_a_signal_saves_and_ends_in_order(world, number, tiny_model, tmp_path):
 
 
 def twice():
-    with train.processes("cpu"), train.signals("cpu") as asked:
+    with shard.processes("cpu"), train.signals("cpu") as asked:
         assert asked() == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked() == signal.SIGTERM
@@ -519,11 +520,11 @@ def four_ranks(folder, out):
     # freed memory goes back at once, and modules are loaded before: what is measured is what is held
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
     importlib.import_module("transformers.models.llama.modeling_llama")
-    with train.processes("cpu") as mesh:
+    with shard.processes("cpu") as mesh:
         found, example = {}, train.Example("", branches()[:2], 1.0, (0.0, 0.0))
         progress = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
         with peak(found, "load"):
-            model = train.load_model(folder, mesh, 0)
+            model = shard.load_model(folder, mesh, 0)
         optimizer = train.make_optimizer(model, 0.0)
         with peak(found, "step"):
             run = functools.partial(train.run_batch, model, objective="step-dpo", beta=0.4, budget=1000, mesh=mesh)
@@ -531,7 +532,7 @@ def four_ranks(folder, out):
         with peak(found, "checkpoint"):
             train.save_checkpoint(out, model, optimizer, progress, {})
         with peak(found, "export"):
-            train.export(model, folder, out)
+            shard.export(model, folder, out)
         state = [tensor for entry in optimizer.state.values() for tensor in entry.values()]
         sizes = [sum(getattr(tensor, "_local_tensor", tensor).nbytes for tensor in group)
                  for group in (model.parameters(), state)]
@@ -567,8 +568,8 @@ def test_planned_activations_are_what_is_kept(name):
     draw = random.Random(0)
     prefix, *steps = ([draw.randrange(1, 97) for _ in range(n)] for n in (90, 30, 25))
     whole = build_trie([(array("i", prefix + step), 90) for step in steps])
-    planned = train.kept_bytes(train.build_model(config, "meta", torch.float32), whole)
-    real = train.build_model(config, "cpu", torch.float32)
+    planned = train.kept_bytes(shard.build_model(config, "meta", torch.float32), whole)
+    real = shard.build_model(config, "cpu", torch.float32)
     assert planned == pytest.approx(train.kept_bytes(real, whole), rel=0.15)
 
 
@@ -647,15 +648,15 @@ def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeyp
     stock.save_pretrained(tmp_path / "in")
     make_tokenizer(tmp_path / "in", ["some text"])
     folder = str(tmp_path / "in")
-    model = train.load_model(folder, mesh, seed=0)
+    model = shard.load_model(folder, mesh, seed=0)
     sequences = branches()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scored(model, sequences).mean().backward()
     optimizer.step()
     (tmp_path / "out").mkdir()
     size = sum(weight.numel() * weight.element_size() for weight in stock.parameters())
-    monkeypatch.setattr(train, "FILE_BYTES", size // files + 1)
-    train.export(model, folder, str(tmp_path / "out"))
+    monkeypatch.setattr(shard, "FILE_BYTES", size // files + 1)
+    shard.export(model, folder, str(tmp_path / "out"))
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="sdpa")
     assert back.dtype == getattr(torch, dtype)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import shard
 import train
 import trie
 from trie import build_trie, group_segments, place_trie, split_batch
@@ -32,7 +33,7 @@ MODELS = {  # large initial weights, so that an error in attention shows
 
 @pytest.fixture
 def mesh():
-    with train.processes("cpu") as mesh:
+    with shard.processes("cpu") as mesh:
         yield mesh
 
 
@@ -84,7 +85,7 @@ def scored(model, sequences):
 @pytest.mark.parametrize("name", MODELS)
 def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, seed=0)
     sequences = branches()
     direction = torch.randn(len(sequences))
     expected, got = plain_sums(stock, sequences), scored(ours, sequences)
@@ -100,7 +101,7 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
 def test_dense_mask_says_the_same(tmp_path, mesh):
     """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
     stock = save_stock(tmp_path, **MODELS["qwen2"])
-    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, seed=0)
     whole = build_trie(branches())
     sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
     for shared, path in whole.segments:
@@ -129,7 +130,7 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = train.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, seed=0)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
     monkeypatch.setattr(trie, "attend_padded", trie.attend_varlen)
     monkeypatch.setattr(trie, "lay_out_padded", trie.lay_out_varlen)
