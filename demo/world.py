@@ -126,14 +126,9 @@ def answer_to(value: int, limit: int | None) -> str:
     return str(value) if limit is None else "yes" if value > limit else "no"
 
 
-def closing(value: int, limit: int | None) -> str:
-    """How the last step ends, and the answer's line."""
-    comparison = "" if limit is None else COMPARISON.format(value=value, n=limit)
-    return f"{comparison}\nThe answer is: {answer_to(value, limit)}"
-
-
 def solution_text(steps: list[str], value: int, limit: int | None) -> str:
-    return "Let's think step by step." + "".join(steps) + closing(value, limit)
+    comparison = "" if limit is None else COMPARISON.format(value=value, n=limit)
+    return f"Let's think step by step.{''.join(steps)}{comparison}\nThe answer is: {answer_to(value, limit)}"
 
 
 def split_of(prompt: str) -> str:
@@ -187,8 +182,8 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
     """The first wrong step of a solution, counted from 1; None when all is right.
 
     Step k is right when it states the k-th true equation and no other (the operands of + and × in either
-    order). What is compared and the closing line belong to the last step, and so does ending too early; text without
-    steps is wrong at step 1.
+    order). The closing line belongs to the last step, and so does ending too early; text without steps is wrong at
+    step 1. The values to compare are no step: a limit that was copied badly shows in the answer or not at all.
     """
     equations, limit = truth(prompt)
     steps = re.split(r"(?m)^Step \d+:", completion)[1:]
@@ -199,7 +194,7 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
         a, operation, b, c = equations[k - 1]
         if stated[0] != (a, operation, b, c) and not (operation in "+×" and stated[0] == (b, operation, a, c)):
             return k
-    closed = completion.endswith(closing(equations[-1][-1], limit))
+    closed = completion.endswith(f"\nThe answer is: {answer_to(equations[-1][-1], limit)}")
     return None if closed and len(steps) == len(equations) else max(len(steps), 1)
 
 
