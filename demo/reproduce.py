@@ -30,7 +30,7 @@ from demo import world as generator
 from steps import format_row
 
 WORLDS = ("decision", "number")
-GRID = [(1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (1e-4, 1.0)]  # (rate, β)
+GRID = [(1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (3e-5, 2.0), (1e-4, 1.0)]  # (rate, β)
 SFT = dict(objective="sft", lr=3e-3, warmup=0.05, epochs=1, batch_size=16)  # one policy for both worlds
 EPOCHS, BATCH = 3, 32
 PROBLEMS = {"decision": 6000, "number": 1600}  # to make pairs from: about 1,200 are answered wrongly once in 4 times
