@@ -25,9 +25,12 @@ MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 MAX_BITS = 16_000  # of an exact number: about 4,800 digits
 MAX_WORK = 2000  # operations in one comparison
 
-# ---------------------------------------------------------------------------------------------------------
-# extraction
+# extraction ----------------------------------------------------------------------------------------------
 
+BRACED = ""  # what stands between two braces, up to nine pairs inside each other; \{ is no brace
+for _ in range(10):
+    BRACED = rf"(?:[^{{}}\\]|\\.|\{{{BRACED}\}})*+"
+BOX = re.compile(rf"(?s)\\f?box(?:ed)?(?![a-z])\s*(?:(?=\{{({BRACED})\}})|([^\s${{}}]+))")
 PHRASE = re.compile(r"""(?ix) <answer> | \#\#\#\# |
     \b(?:answer|choice)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
     (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
@@ -39,45 +42,26 @@ FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\
 
 
 def extract_answer(completion: str) -> str | None:
-    """The final answer of a completion: the last \\boxed{}, else what follows the last "the answer is" or ####, else
-    the last formula or number; None if there is none of them."""
+    r"""The final answer of a completion: what the last \boxed{} holds, else what follows the last "the answer is" or
+    ####, else the last formula or number; None if there is none of them."""
     text = completion[-30_000:].rpartition("</think>")[2]
-    return last_boxed(text) or last_phrase(text) or last_formula(text)
-
-
-def last_boxed(text):
-    r"""What the last \boxed{...} or \boxed 5 holds, of those that are closed and not empty. \{ is no brace."""
-    for box in [*re.finditer(r"\\f?box(?:ed)?(?![a-z])\s*([^\s${}]*)", text)][:-20:-1]:
-        content, rest, depth = box[1], text[box.end():box.end() + 3000], 0
-        for brace in re.finditer(r"\\.|[{}]", "" if content else rest, re.S):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                content = rest[1:brace.start()]
-                break
-        if tidy(content):
-            return tidy(content)
-    return None
-
-
-def last_phrase(text):
-    """What follows "the answer is" up to the end of the sentence; the number in it, if that is a long sentence."""
+    boxed = [content for box in BOX.finditer(text) if (content := tidy(box[1] or box[2] or ""))]
+    if boxed:
+        return boxed[-1]
     text = re.sub(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b", r"the answer is \1", text)
-    for m in [*PHRASE.finditer(text)][:-5:-1]:
-        rest = text[m.end():m.end() + 3000].lstrip(" \t\n:*_")
-        answer = tidy(rest[:SENTENCE_END.search(rest + "\n").start()])
-        if answer:
+    for phrase in [*PHRASE.finditer(text)][:-5:-1]:
+        rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
+        if answer := tidy(rest[:SENTENCE_END.search(rest + "\n").start()]):
             words = re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)
             return len(words) > 4 and last_formula(answer) or answer
-    return None
+    return last_formula(text)
 
 
 def last_formula(text):
-    """What follows the last "is", or the whole text, if that can be read; else its last formula or number."""
-    last = text.strip().rpartition("\n")[2][-300:]
-    for part in re.split(r"\b(?:is|are|equals|be|get)\b:?", "is " + last)[-1], last if last == text.strip() else "":
-        words = re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", part)
-        if choice(part) or not words and tidy(part) and read(part)[0] not in ("text", "seq"):
-            return tidy(part)
+    """What follows the last "is" of the last line, if that can be read; else the last formula or number."""
+    last = re.split(r"\b(?:is|are|equals|be|get)\b:?", text.strip().rpartition("\n")[2][-300:])[-1]
+    if choice(last) or not re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", last) and read(last)[0] not in ("text", "seq"):
+        return tidy(last)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
 
@@ -98,8 +82,7 @@ def tidy(text):
     text = text[1:-1] if text.count("$") == 2 and text[0] == text[-1] == "$" else text
     return text if re.search(r"[^\W_]|[∞∅√]", re.sub(r"\\f?box(ed)?\b", "", text)) else None
 
-# ---------------------------------------------------------------------------------------------------------
-# reading: text -> one spelling
+# reading: text -> one spelling -> tokens ------------------------------------------------------------------
 
 SYMBOLS = str.maketrans({
     **dict.fromkeys("−–—‒", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
@@ -113,8 +96,7 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?<=\d)(?:\{,\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
     (r"(?<!\\)\\(?:[()\[\],;:! ]|(?:begin|end|hspace|phantom)\s*\{[^{}]*\}|(?:left|right|[bB]igg?[lr]?|displaystyle|"
      r"noindent|rm|bf|f?box(?:ed)?|boldsymbol|vec|math(?:bf|it|cal|bb|sf|tt))(?![a-zA-Z])\.?)", " "),
-    (r"\\[lr]?vert(?![a-z])|\\\|", "|"),
-    (r"\|([^|]+)\|", r" \\abs{\1}"),
+    (r"(?:\\?\||\\[lr]?vert\b)([^|]+?)(?:\\?\||\\[lr]?vert\b)", r" \\abs{\1}"),
     # numbers, superscripts
     (r"(?<![\d.,(\[_])(?<!\d )\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,)\]]| ?/| \d)",  # but (1,100) are two numbers
      lambda m: re.sub("[, ]", "", m[0])),
@@ -128,9 +110,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
     (r"(?i)(?<=[\d}])(\$?)\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion)s?\b\s*\}?",
      lambda m: r"\cdot 10^{%d}%s " % (POWERS[m[2].lower()], m[1])),
-    (r"\\circ\s*([CF])\b", r"\\text{\1}"),
-    (r"(?<=[\d}])\s+([mgshLKCNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
-     r"[a-z]{2,}[a-z ]*)$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
+    (r"(?:(?<=[\d}])\s|(?<=circ))\s*([mgshLKCFNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
+     r"[a-z]{2,}[a-z ]*)\s*$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
     (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
     (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
@@ -155,31 +136,26 @@ def respell(text):
         text = pattern.sub(new, text)
     return trim(text)
 
-# ---------------------------------------------------------------------------------------------------------
-# reading: one spelling -> tokens
 
-def table(text):
-    """Spellings of one thing stand together, the first is ours; two spaces part one thing from the next."""
-    return {word: group.split()[0] for group in re.split(r"\s{2,}", text.strip()) for word in group.split()}
-
-
-SAME = table(r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per  ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾
-    \geqslant  < \lt  > \gt  != \ne \neq ≠  = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace
-    \} \rbrace  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  "percent" % \% percent percentage  ' \prime
-    "deg" \circ \degree deg degree degrees  "dollar" \$ dollar dollars usd  "euro" € \euro euro euros
-    "pound" £ \pounds pounds  "rupee" ₹ rupee rupees rs  "yen" ¥ yen  \infty inf infinity oo ∞  \pi pi π
-    \phi \varphi phi φ ϕ  \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  i \imath
-    \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \sec sec
-    \csc csc  \ln ln \log log  \lg lg  \exp exp""")
-UNITS = table("""cent cents  cm centimeter centimetre  mm millimeter  km kilometer kilometre  m meter metre
-    inch in inches  ft foot feet  yd yard  mi mile  kg kilogram  g gram  mg milligram  lb lbs  oz ounce  l liter litre
-    ml milliliter  s sec second  min minute mins  h hr hour hrs  n newton  j joule  w watt  v volt  c celsius
-    f fahrenheit  am  pm  st nd rd th""")
-BASES = table("2 two  3 three  4 four  5 five  6 six  7 seven  8 eight  9 nine  10 ten  12 twelve  16 sixteen")
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
+# spellings of one token stand together, the first is ours; two spaces part one token from the next; units in quotes
+SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per
+    ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠
+    = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace  ' \prime
+    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \infty inf infinity oo ∞  i \imath
+    \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs
+    \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \sec sec
+    \csc csc  \ln ln \log log  \lg lg  \exp exp  "percent" % \% percent percentage  "deg" \circ \degree deg degree
+    "dollar" \$ dollar usd  "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen  "cent" cent
+    "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre  "m" meter metre
+    "inch" inch inches in  "foot" foot feet ft  "yd" yd yard  "mi" mi mile  "kg" kg kilogram  "g" gram
+    "mg" mg milligram  "lb" lb lbs  "oz" oz ounce  "l" "L" liter litre  "ml" ml milliliter  "s" sec second
+    "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt
+    "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""".strip()) for word in group.split()}
 for place, word in enumerate(GREEK):
     SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
+BASES = dict(zip("two three four five six seven eight nine ten twelve sixteen".split(), "2 3 4 5 6 7 8 9 10 12 16".split()))
 TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\.
     | _\s*(?:\{(?:[^{}]|\{[^{}]*\})*\} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S)              # a subscript is one token
     | [^\W\d_]+ | \*\* | [<>=!:]= | =< | \S)""")
@@ -190,14 +166,17 @@ def tokenize(text):
     """The tokens, last one first, so that pop() takes the next; END lies at the bottom. Words come in quotes."""
     tokens = []
     for token in TOKEN.findall(text):
-        word = token.strip('"').lower() if token.strip('"').isalpha() and len(token) > 1 else token
+        word = token.strip('"')
+        word = word.lower() if len(token) > 1 and word.isalpha() else token
+        stem = word.rstrip("s") if len(word) > 3 else word
+        known = SAME.get(token) or SAME.get(word) or SAME.get(stem)
         if token[0] == "_":
             subscript = re.sub(r'^_\s*\{(.*)\}$|[_"\s]', r"\1", token).strip('" ')
             tokens.append("_" + BASES.get(subscript, subscript))
-        elif word in SAME or not word.isalpha():
-            tokens.append(SAME.get(word, token))
-        elif len(token) > 1 and word in UNITS or len(word) > 1 and len(token) > (2 if token.istitle() else 3):
-            tokens.append(f'"{UNITS.get(word) or UNITS.get(word.rstrip("s")) or word.rstrip("s")}"')
+        elif known or not word.isalpha():
+            tokens.append(known or token)
+        elif len(word) > 1 and len(token) > (2 if token.istitle() else 3):
+            tokens.append(f'"{stem}"')
         else:
             tokens += [SAME.get(letter, letter) for letter in token.strip('"')]
     return [END, *tokens[::-1]]
@@ -232,9 +211,8 @@ def read_number(text: str) -> Fraction | None:
     top, bottom = node[1:] if node[0] == "/" else (node, ("num", 1, 0))
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
-# ---------------------------------------------------------------------------------------------------------
-# reading: tokens -> tree, by recursive descent. Trees are
-# ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
+# reading: tokens -> tree --------------------------------------------------------------------------------
+# Trees are ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
 # ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
 FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
@@ -243,15 +221,15 @@ NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \
 ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
-LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER, MARK = range(1, 9)
+LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 8)
 LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT,
-          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER, "!": MARK}
+          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER}
 
 
 def level(token):
     """How tightly a token binds to the operand before it, 0 if not at all."""
     operand = token[0].isalnum() or token[0] in '."' or token in NAMES or token in PREFIXES
-    return LEVELS.get(token) or (BESIDE if operand else MARK if token[0] == "_" else 0)
+    return LEVELS.get(token) or (BESIDE if operand else 0)
 
 
 def parse(tokens, depth, above=0):
@@ -262,42 +240,39 @@ def parse(tokens, depth, above=0):
             node = ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
     else:
         node = atom(tokens, depth)
+        if tokens[-1] == "!":  # a second one is unreadable: 3!! is not (3!)!
+            node = tokens.pop(), node
+        elif tokens[-1][0] == "_":
+            node = "*", node, ("name", f'"base {tokens.pop()[1:]}"')
     while (binding := level(tokens[-1])) > above:
-        if binding == MARK:
-            mark = tokens.pop()
-            node = ("!", node) if mark == "!" else ("*", node, ("name", f'"base {mark[1:]}"'))
-        elif tokens[-1] in ("/", "^"):
+        sign = "" if binding in (SUM, CALL, BESIDE) else tokens.pop()  # the sign of a summand belongs to the summand
+        if sign in ("/", "^"):
             depth += 1  # bounds the chain a/b/c
-            node = (tokens.pop(), node, parse(tokens, depth, BESIDE))
-        else:
-            node = chain(node, tokens, depth, binding)
+            node = sign, node, parse(tokens, depth, BESIDE)
+        elif sign != "," or tokens[-1] not in (END, ")", "]", "}", r"\}"):
+            node = join(node, sign, parse(tokens, depth, binding), binding)
     return node
 
 
-def chain(node, tokens, depth, binding):
-    r"""A list, a chain of relations, a sum or a product from its first part on, which stay flat however long they are.
-    A whole number and a \frac beside it are a mixed number."""
-    signs, parts = [], [node]
-    while level(tokens[-1]) == binding and tokens[-1] != "/":
-        if binding in (LIST, RELATION, PRODUCT):
-            signs.append(tokens.pop())  # but the sign of a summand belongs to the summand
-        first, last = tokens[-1], parts[-1]
-        if binding == LIST and first in (END, ")", "]", "}", r"\}"):
-            break
-        right = parse(tokens, depth, binding)
-        two_numbers = last[0] == "num" and first[0].isdigit()
-        word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE
-        if binding == BESIDE and two_numbers or binding in (CALL, BESIDE) and word_first:  # "room 5", "print(42)"
-            raise ValueError("two numbers, or a word before a number")
-        if binding == BESIDE and first == r"\frac" and last[0] == right[1][0] == right[2][0] == "num" and last[2] == 0:
-            right = ("num", parts.pop()[1] + right[1][1] / right[2][1], None)
-        parts.append(right)
+def join(left, sign, right, binding):
+    r"""The tree of two operands. Lists, chains of relations, sums and products are flat however long they are. A whole
+    number and a \frac beside it are a mixed number."""
     if binding == LIST:
-        return "seq", "", "", tuple(parts)
+        return "seq", "", "", (*(left[3] if left[:2] == ("seq", "") else (left,)), right)
     if binding == RELATION:
-        turn = -1 if signs[0][0] == ">" else 1  # x > 2 is 2 < x
-        return "rel", tuple(sign.replace(">", "<") for sign in signs[::turn]), tuple(parts[::turn])
-    return ("+" if binding == SUM else "*", *parts) if len(parts) > 1 else parts[0]
+        signs, sides = left[1:] if left[0] == "rel" else ((), (left,))
+        if sign[0] == ">":  # x > 2 is 2 < x
+            return "rel", (sign.replace(">", "<"), *signs), (right, *sides)
+        return "rel", (*signs, sign), (*sides, right)
+    kind = "+" if binding == SUM else "*"
+    parts = left[1:] if left[0] == kind else (left,)
+    last = left if binding == CALL else parts[-1]
+    word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
+    if binding in (CALL, BESIDE) and word_first or binding == BESIDE and last[0] == right[0] == "num":
+        raise ValueError("two numbers, or a word before a number")
+    if binding == BESIDE and right[0] == "/" and last[0] == right[1][0] == right[2][0] == "num" and last[2] == 0:
+        parts, right = parts[:-1], ("num", last[1] + right[1][1] / right[2][1], None)
+    return (kind, *parts, right) if parts else right
 
 
 def atom(tokens, depth):
@@ -331,7 +306,7 @@ def function(tokens, depth, name):
     while tokens[-1][0] in "^_":
         token = tokens.pop()
         if token == "^":
-            exponent = parse(tokens, depth, MARK)
+            exponent = parse(tokens, depth, POWER)
         else:
             base = parse(tokenize(token[1:]), depth)
     if name == r"\sqrt":
