@@ -12,13 +12,14 @@ off in its last place; 0.33 is not 1/3. x = 5 and a + b = 5 equal 5, x < 2 equal
 roots of negative numbers are real, 3:2 is 3/2, "1,234" is one number, "1, 234" are two. To grade another domain,
 replace this file.
 """
-import functools
 import math
 import operator
 import re
 import threading
 import unicodedata
 from fractions import Fraction
+
+import mpmath
 
 MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
@@ -39,6 +40,9 @@ PHRASE = re.compile(r"""(?ix) <answer> | \#\#\#\# |
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
 FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
     ((?:(?<![\w)\]])-)? (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:\s?/\s?\d+|\\?%)? | \\frac\{[^{}]*\}\{[^{}]*\})""")
+
+# without the spaces, markdown, math delimiters, line breaks and full stops around it; this takes linear time
+CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:\\)\]]|(?<!\\)[)\]]))?)")
 
 
 def extract_answer(completion: str) -> str | None:
@@ -66,19 +70,9 @@ def last_formula(text):
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
 
 
-def trim(text):
-    """Without the spaces, markdown, math delimiters, line breaks and full stops around it."""
-    before = None
-    while text != before:  # a regular expression for this takes quadratic time
-        before, text = text, text.lstrip(" \t\r\n*_`:").rstrip(" \t\r\n*_`.,;:")
-        text = text.removeprefix(r"\(").removeprefix(r"\[").removeprefix(r"\\ ")
-        text = text.removesuffix(r"\)").removesuffix(r"\]").removesuffix("\\")
-    return text
-
-
 def tidy(text):
     """An answer without what surrounds it, dollar signs too. None if nothing is left."""
-    text = trim(text)
+    text = CONTENT.match(text)[1]
     text = text[1:-1] if text.count("$") == 2 and text[0] == text[-1] == "$" else text
     return text if re.search(r"[^\W_]|[∞∅√]", re.sub(r"\\f?box(ed)?\b", "", text)) else None
 
@@ -134,27 +128,28 @@ def respell(text):
         text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
     for pattern, new in RULES:
         text = pattern.sub(new, text)
-    return trim(text)
+    return CONTENT.match(text)[1]
 
 
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
+FUNCTIONS = r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split()
 # spellings of one token stand together, the first is ours; two spaces part one token from the next; units in quotes
 SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per
-    ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠
-    = == := \equiv \in \approx \simeq ∈  ( \langle ⟨  ) \rangle ⟩  \{ \lbrace  \} \rbrace  ' \prime
-    , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \infty inf infinity oo ∞  i \imath
-    \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs
-    \arcsin arcsin asin  \arccos arccos acos  \arctan arctan atan  \sin sin  \cos cos  \tan tan  \cot cot  \sec sec
-    \csc csc  \ln ln \log log  \lg lg  \exp exp  "percent" % \% percent percentage  "deg" \circ \degree deg degree
-    "dollar" \$ dollar usd  "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen  "cent" cent
+    ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠  ( \langle ⟨  ) \rangle ⟩
+    = == := \equiv \in \approx \simeq ∈  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \{ \lbrace  \} \rbrace
+    ' \prime  \infty inf infinity oo ∞  i \imath  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
+    \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin asin  \arccos acos  \arctan atan  \ln \log log
+    "percent" % \% percent percentage  "deg" \circ \degree deg degree  "dollar" \$ dollar usd  "cent" cent
+    "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen
     "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre  "m" meter metre
     "inch" inch inches in  "foot" foot feet ft  "yd" yd yard  "mi" mi mile  "kg" kg kilogram  "g" gram
     "mg" mg milligram  "lb" lb lbs  "oz" oz ounce  "l" "L" liter litre  "ml" ml milliliter  "s" sec second
     "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt
-    "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""".strip()) for word in group.split()}
-for place, word in enumerate(GREEK):
-    SAME |= {chr(0x3b1 + place): word, chr(0x391 + place): word.title()} | ({word[1:]: word} if len(word) > 5 else {})
+    "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""") for word in group.split()}
+SAME |= {word[1:]: word for word in FUNCTIONS + GREEK if word in FUNCTIONS or len(word) > 5}
+SAME |= {chr(0x3b1 + place): word for place, word in enumerate(GREEK)}
+SAME |= {chr(0x391 + place): word.title() for place, word in enumerate(GREEK)}
 BASES = dict(zip("two three four five six seven eight nine ten twelve sixteen".split(), "2 3 4 5 6 7 8 9 10 12 16".split()))
 TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\.
     | _\s*(?:\{(?:[^{}]|\{[^{}]*\})*\} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S)              # a subscript is one token
@@ -190,15 +185,14 @@ def read(text):
         if re.fullmatch("[a-z ]+", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
             if words not in SAME and re.search("[a-z][aeiou]|[aeiou][a-z]", words):
                 raise ValueError("words with a vowel are no product of letters")
-        items = []
+        items = {}  # what holds no \pm is not two
         for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
             tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
             tree = parse(tokens, 0)
             if tokens != [END]:
                 raise ValueError(tokens[-1])
-            items += tree[3] if tree[:2] == ("seq", "") else [tree]
-        items = list(dict.fromkeys(items)) if r"\pm" in text else items  # what holds no \pm is not two
-        return items[0] if len(items) == 1 else ("seq", "", "", tuple(items))
+            items |= dict.fromkeys(tree[3] if tree[:2] == ("seq", "") and r"\pm" in text else [tree])
+        return tree if len(items) == 1 else ("seq", "", "", tuple(items))
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
@@ -215,21 +209,15 @@ def read_number(text: str) -> Fraction | None:
 # Trees are ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
 # ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
-FUNCTIONS = {f"\\{name}" for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln lg exp".split()}
-PREFIXES = FUNCTIONS | {r"\abs", r"\sqrt", r"\frac", r"\binom"}
+PREFIXES = [*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"]
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
 LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 8)
-LEVELS = {",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT,
-          "/": PRODUCT, **dict.fromkeys({"(", *FUNCTIONS}, CALL), "[": BESIDE, "{": BESIDE, "^": POWER}
-
-
-def level(token):
-    """How tightly a token binds to the operand before it, 0 if not at all."""
-    operand = token[0].isalnum() or token[0] in '."' or token in NAMES or token in PREFIXES
-    return LEVELS.get(token) or (BESIDE if operand else 0)
+LEVELS = {
+    ",": LIST, **dict.fromkeys("= < > <= >= !=".split(), RELATION), "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT,
+    **dict.fromkeys({"[", "{", *NAMES, *PREFIXES}, BESIDE), **dict.fromkeys({"(", *FUNCTIONS}, CALL), "^": POWER}
 
 
 def parse(tokens, depth, above=0):
@@ -244,14 +232,17 @@ def parse(tokens, depth, above=0):
             node = tokens.pop(), node
         elif tokens[-1][0] == "_":
             node = "*", node, ("name", f'"base {tokens.pop()[1:]}"')
-    while (binding := level(tokens[-1])) > above:
+    while True:
+        first = tokens[-1][0]
+        binding = LEVELS.get(tokens[-1], BESIDE if first.isalnum() or first in '."' else 0)
+        if binding <= above:
+            return node
         sign = "" if binding in (SUM, CALL, BESIDE) else tokens.pop()  # the sign of a summand belongs to the summand
         if sign in ("/", "^"):
             depth += 1  # bounds the chain a/b/c
             node = sign, node, parse(tokens, depth, BESIDE)
         elif sign != "," or tokens[-1] not in (END, ")", "]", "}", r"\}"):
             node = join(node, sign, parse(tokens, depth, binding), binding)
-    return node
 
 
 def join(left, sign, right, binding):
@@ -288,7 +279,7 @@ def atom(tokens, depth):
         if closer not in PAIRS[token] or len(items) < 2 and token + closer not in ("()", "[]", "{}", r"\{\}"):
             raise ValueError(closer)
         ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
-        return tree if len(items) == 1 and token != r"\{" else ("seq", *ends, items)
+        return tree if len(items) == 1 else ("seq", *ends, items)
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
     if token not in NAMES and token[0] != '"' and not (len(token) == 1 and token.isalpha()):
@@ -317,26 +308,15 @@ def function(tokens, depth, name):
     node = ("/", (name, node), (name, base)) if base else (name, node)
     return ("^", node, exponent) if exponent else node
 
-# ---------------------------------------------------------------------------------------------------------
-# comparing values: a tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
+# comparing: values ------------------------------------------------------------------------------------
+# A tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
 
-LOCK = threading.Lock()  # contexts of mpmath share its cached constants
+MP = mpmath.mp.clone()
+MP.dps = 60
+LOCK = threading.Lock()  # mpmath caches its constants
 CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf", '"deg"': "degree"}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
 EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
-
-
-@functools.cache
-def mp():
-    import mpmath  # here because most answers are compared without it
-    context = mpmath.mp.clone()
-    context.dps = 60
-    return context
-
-
-def size(x):
-    """How many bits it takes to write a Fraction."""
-    return x.numerator.bit_length() + x.denominator.bit_length()
 
 
 def value(node, env, work):
@@ -346,27 +326,26 @@ def value(node, env, work):
     if kind == "num":
         return parts[0]
     if kind == "name":
-        return env[parts[0]] if parts[0] in env else getattr(mp(), CONSTANTS[parts[0]]) * 1
+        return env[parts[0]] if parts[0] in env else getattr(MP, CONSTANTS[parts[0]]) * 1
     args = [value(part, env, work) for part in parts]
     x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
-    bits = sum(map(size, args)) if exact else 0
+    bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
     work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else len(args) if exact and kind in EXACT else 10)
-    if work[0] < 0 or bits > 2 * MAX_BITS or exact and kind == "^" and abs(y) * (size(x) - 2) > MAX_BITS:
+    if work[0] < 0:
         raise OverflowError("too much work")
     if kind in EXACT:
-        result = EXACT[kind](*(args if exact else map(mp().convert, args)))
-    elif exact and kind == "^" and y.denominator == 1:
-        result = x ** int(y)
-    elif exact and kind in ("!", r"\binom") and all(n.denominator == 1 and 0 <= n <= 1500 for n in args):
-        result = Fraction((math.factorial if kind == "!" else math.comb)(*map(int, args)))
-    elif kind != r"\ln" and mp().isfinite(y) and abs(y) > 1e9:
-        raise OverflowError(kind)
-    elif kind == "^" and isinstance(y, Fraction) and y.denominator % 2 and not mp().im(x) and mp().re(x) < 0:
-        result = (-1) ** (y.numerator % 2) * mp().power(-x, y)  # the real root
+        return EXACT[kind](*(args if exact else map(MP.convert, args)))
+    if exact and kind == "^" and abs(y) * (max(abs(x.numerator), x.denominator).bit_length() - 1) > MAX_BITS or (
+            kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9):
+        raise OverflowError("too large")
+    if exact and kind == "^" and y.denominator == 1:
+        return x ** int(y)
+    if kind == "^" and isinstance(y, Fraction) and y.denominator % 2 and not MP.im(x) and MP.re(x) < 0:
+        result = (-1) ** (y.numerator % 2) * MP.power(-x, y)  # the real root
     else:
-        result = getattr(mp(), MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
-    if size(result) > MAX_BITS if isinstance(result, Fraction) else mp().isnan(result) or env and mp().im(result):
-        raise ValueError("too large, undefined, or beyond the reals")
+        result = getattr(MP, MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
+    if MP.isnan(result) or env and MP.im(result):
+        raise ValueError("undefined, or beyond the reals")
     return result
 
 
@@ -377,63 +356,36 @@ def names(node):
     return set().union(*(names(part) for part in node if isinstance(part, tuple)))
 
 
-def without_units(node):
-    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
-    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
-        return ONE
-    if node[0] not in ("*", "/", "+", "neg"):
-        return node
-    parts = [*map(without_units, node[1:])]
-    if node[0] == "*" or node[0] == "/" and parts[1] == ONE:  # 60 km/h
-        parts = [part for part in parts if part != ONE] or [ONE]
-        return (node[0], *parts) if len(parts) > 1 else parts[0]
-    return (node[0], *parts)
-
-
-def at_points(a, b, work):
-    """The values of two trees side by side, at every fixed point of their variables where both are defined."""
-    variables = sorted(names(a) | names(b))
+def at_points(work, *trees):
+    """The values of some trees, side by side, at every fixed point of their variables where all are defined."""
+    variables = sorted(set().union(*map(names, trees)))
     for row, scale in enumerate((7, 13, 103, 107, 1, -11) if variables else (1,)):  # any, in (0, 1), whole, negative
         env = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
         try:
-            yield value(a, env, work), value(b, env, work)
+            yield [value(tree, env, work) for tree in trees]
         except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
             pass  # undefined here, or no expression at all
 
 
-def close(x, y):
-    """Equal, if both are exact; else in 40 digits, or both 0 in 50."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    x, y = mp().convert(x), mp().convert(y)
-    return x == y or abs(x - y) < max(abs(x), abs(y), 1e-10) * mp().mpf(10) ** -40
+def close(x, y, error=0):
+    """Equal up to `error`, if both are exact; else also in 40 digits, or both 0 in 50."""
+    if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
+        x, y = MP.convert(x), MP.convert(y)
+        error = max(MP.convert(error), max(abs(x), abs(y), 1e-10) * MP.mpf(10) ** -40)
+    return x == y or abs(x - y) < error
 
 
 def same_value(a, b, work):
-    """Equal at every fixed point, at two of them at least if there are variables; or equal but for rounding."""
+    """Equal but for rounding at every fixed point, at two of them at least if there are variables."""
     if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
         return a[1] * b[1] >= 0 and -1 <= 2 * (abs(a[1]) - abs(b[1])) * 10 ** b[2] < 1
-    pairs = [*at_points(a, b, work)]
-    if names(a) | names(b):
-        return len(pairs) > 1 and all(close(*pair) for pair in pairs)
-    if not pairs or close(*pairs[0]):
-        return bool(pairs)
-    error = abs(mp().convert(pairs[0][0]) - mp().convert(pairs[0][1]))
-    return any(node[0] == "num" and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9  # as a program prints it
-               and error * 10 ** node[2] < 0.9 for node in (a, b))
+    error = max((Fraction(9, 10 ** (node[2] + 1)) for node in (a, b)  # of ten digits or more, as a program prints them
+                 if node[0] == "num" and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9), default=0)
+    pairs = [*at_points(work, a, b)]
+    return len(pairs) > bool(names(a) | names(b)) and all(close(*pair, error) for pair in pairs)
 
 
-def proportional(a, b, work):
-    """Whether two equations, or two inequalities with one sign, are one but for a constant (there positive) factor."""
-    (_, (sign,), (w, x)), (_, _, (y, z)) = a, b
-    pairs = [*at_points(("+", w, ("neg", x)), ("+", y, ("neg", z)), work)]
-    if len(pairs) < 2 or not all(p and q for p, q in pairs):
-        return False
-    ratios = [mp().convert(p) / mp().convert(q) for p, q in pairs]
-    return all(close(ratios[0], r) for r in ratios) and (sign in ("=", "!=") or mp().re(ratios[0]) > 0)
-
-# ---------------------------------------------------------------------------------------------------------
-# comparing answers
+# comparing: answers -----------------------------------------------------------------------------------
 
 CHOICE = re.compile(r"(?i)(?:\(([a-j])\)|([a-j])\)|(?-i:([A-Ja-d])(?:[.:]|$)))(?!\s*(?:and\b|or\b|[,&]))\s*(.*)", re.S)
 
@@ -475,47 +427,61 @@ def options(problem):
 def same(a, b, work):
     """Whether a predicted tree equals a gold tree."""
     work[0] -= 1
-    a, b = (t[3][0] if t[:2] == ("seq", "{") and len(t[3]) == 1 else t for t in (a, b))
     x, y = without_units(a), without_units(b)
     if (x == a) != (y == b) and "name" not in (a[0], b[0]):  # what has no unit equals what has one
         a, b = x, y
-    kinds = {a[0], b[0]}
-    if a == b or work[0] < 0 or "text" in kinds:
+    if a == b or work[0] < 0 or "text" in (a[0], b[0]):
         return a == b and a != ("text", "")
-    if kinds == {"rel"} and a[1] != b[1]:
-        return states(a, lambda x: states(b, lambda y: same(x, y, work)))
-    if kinds == {"rel"}:  # f(x) = 2x is y = 2x, but x = 5 is not y = 5
-        (x, *values), (y, *others) = a[2], b[2]
-        named = is_label(x) and is_label(y) and {x[0], y[0]} != {"name"} or same(x, y, work)
-        equal = named and all(same(*pair, work) for pair in zip(values, others))
-        return equal or len(a[1]) == 1 and proportional(a, b, work)
-    if "rel" in kinds:
-        return states(a, lambda x: same(x, b, work)) if a[0] == "rel" else states(b, lambda x: same(a, x, work))
-    if "seq" not in kinds:
-        return same_value(a, b, work)
-    if a[0] != b[0] or len(a[3]) != len(b[3]):
-        return False
+    if a[0] == "rel" and (b[0] != "rel" or a[1] != b[1]):
+        return states(a, lambda side: same(side, b, work))
+    if b[0] == "rel":
+        return same_relation(a, b, work) if a[0] == "rel" else states(b, lambda side: same(a, side, work))
+    if "seq" in (a[0], b[0]):
+        return a[0] == b[0] and same_items(a, b, work)
+    return same_value(a, b, work)
+
+
+def same_items(a, b, work):
+    """Lists and sets have no order; tuples and intervals have one, and brackets."""
     (_, *ends_a, x), (_, *ends_b, y) = a, b
-    if {ends_a[0], ends_b[0]} <= {"", "{"}:  # lists and sets have no order
+    if len(x) != len(y):
+        return False
+    if {ends_a[0], ends_b[0]} <= {"", "{"}:
         rest = list(y)
         for node in x:
-            found = next((other for other in rest if same(node, other, work)), None)
-            if found is None:
-                return False
-            rest.remove(found)
-        return True
+            if found := next((other for other in rest if same(node, other, work)), None):
+                rest.remove(found)
+        return not rest
     if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and so may x = 1, y = 2, by name
         x, y = (sorted(t, key=lambda n: str(n[2])) if all(n[0] == "rel" for n in t) else t for t in (x, y))
         ends_a = ends_b
     return ends_a == ends_b and all(same(*pair, work) for pair in zip(x, y))
 
 
-def is_label(node):
-    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a word; but no product that x, y or z leads."""
-    parts = node[1:] if node[0] == "*" else node[3] if node[0] == "seq" else [node]
-    heads = [part[1] if part[0] == "^" and node[0] == "*" else part for part in parts]  # f^{-1}(x)
-    return bool(names(node)) and all(head[0] in ("name", "seq") for head in heads) and not (
-        node[0] == "*" and heads[0][1] in "xyz")
+def same_relation(a, b, work):
+    """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities.
+    f(x) = 2x is y = 2x, but x = 5 is not y = 5."""
+    (x, *values), (y, *others) = a[2], b[2]
+    named = {x[0], y[0]} == {"name", "*"} and is_label(x) and is_label(y) or same(x, y, work)
+    if len(values) > 1 or named and same(values[0], others[0], work):
+        return named and all(same(*pair, work) for pair in zip(values, others))
+    sides = [("+", left, ("neg", right)) for left, right in (a[2], b[2])]
+    ratios = [ratio for ratio, in at_points(work, ("/", *sides))]
+    return len(ratios) > 1 and ratios[0] != 0 and all(close(ratios[0], ratio) for ratio in ratios) and (
+        a[1][0] in ("=", "!=") or MP.re(ratios[0]) > 0)
+
+
+def without_units(node):
+    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
+    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
+        return ONE
+    if node[0] not in ("*", "/", "+", "neg"):
+        return node
+    parts = [*map(without_units, node[1:])]
+    if node[0] == "*" or node[0] == "/" and parts[1] == ONE:  # 60 km/h
+        parts = [part for part in parts if part != ONE] or [ONE]
+        return (node[0], *parts) if len(parts) > 1 else parts[0]
+    return (node[0], *parts)
 
 
 def states(relation, equal):
@@ -524,11 +490,16 @@ def states(relation, equal):
     _, signs, sides = relation
     if "=" in signs:
         rest = [side for side in sides if not equal(side)]
-        return len(rest) < len(sides) and {*signs} == {"="} and all(
-            is_label(side) or names(side) and not names(side) & {"x", "y", "z"} for side in rest)
+        return len(rest) < len(sides) and {*signs} == {"="} and all(map(is_label, rest))
     if len(signs) == 1:
         infinity, left = ("name", r"\infty"), sides[0][0] == "name" and not names(sides[1])
         signs, sides = (("<", *signs), (("neg", infinity), *sides)) if left else ((*signs, "<"), (*sides, infinity))
     if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
         return False
     return equal(("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2])))
+
+
+def is_label(node):
+    r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a + b; but nothing else with x, y or z in it."""
+    head = names(node[1] if node[0] == "*" else node)  # f(x) is f times x
+    return bool(head) and (node[0] in ("name", "seq") or not head & {"x", "y", "z"})
