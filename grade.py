@@ -39,7 +39,8 @@ PHRASE = re.compile(r"""(?ix) <answer> | \#\#\#\# |
     \b(?:answer|option|choice):?\s+ (?=\(?(?-i:[A-J])\b\)?\W*$)                               # Option C, at the end""")
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
 FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
-    ((?:(?<![\w)\]])-)? (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:\s?/\s?\d+|\\?%)? | \\frac\{[^{}]*\}\{[^{}]*\})""")
+    ((?:(?<![\w)\]])-)? (?:(?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\} |
+    (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%)?))""")
 
 # without the spaces, markdown, math delimiters, line breaks and full stops around it; this takes linear time
 CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:\\)\]]|(?<!\\)[)\]]))?)")
@@ -81,7 +82,6 @@ def tidy(text):
 SYMBOLS = str.maketrans({
     **dict.fromkeys("−–—‒", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
     "\f": r"\f", "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
-POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 RULES = [(re.compile(pattern), new) for pattern, new in [
     # layout, brackets
     (r"(?s)\\begin\s*\{(?:[pbB]?(?:small)?matrix\}|array\}\s*\{[^{}]*\})(.*?)(?:\\\\\s*)?\\end\s*\{\w+\}",
@@ -96,14 +96,14 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
      lambda m: re.sub("[, ]", "", m[0])),
     (r"(\\[dtc]?frac|\\binom)\s*(\d)\s*(\d)", r"\1{\2}{\3}"),
     (r"(?:(?<=\d) +(\d+) ?/|(\d+)⁄) ?(\d+)", r"\\frac{\1\2}{\3}"),  # 1 3/4, and ½ in NFKC
+    (r"(?<![\w.^])(\d+)\s*\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}",  # a mixed number
+     lambda m: r"\frac{%d}{%s}" % (int(m[1]) * int(m[3]) + int(m[2]), m[3])),
     (r"^(\d+):(\d+):(\d+)$", r"(\1,\2,\3)"),  # but 3:2 is a fraction
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),
     (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\sqrt_{\1}"),
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
     # words, currencies
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
-    (r"(?i)(?<=[\d}])(\$?)\s*(?:\\text\s*\{\s*)?(thousand|million|billion|trillion)s?\b\s*\}?",
-     lambda m: r"\cdot 10^{%d}%s " % (POWERS[m[2].lower()], m[1])),
     (r"(?:(?<=[\d}])\s|(?<=circ))\s*([mgshLKCFNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
      r"[a-z]{2,}[a-z ]*)\s*$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
     (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
@@ -111,9 +111,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"(?i)^[\s$]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
-    (r"(?<!\\)\$(?=\s*\.?\d[^$]*$)", r"\\$"),  # a dollar sign without a partner is a currency
-    (r"(?<!\\)\$", " "),
-    (r"(\\\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
+    (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # but a dollar sign without a partner is a currency
+    (r"(\\?\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\W*$|^[\s{]*R[\s}.]*$", r"(-\\infty,\\infty)")]]
 
 
@@ -134,20 +133,21 @@ def respell(text):
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 FUNCTIONS = r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split()
+THOUSANDS = r"\thousand \million \billion \trillion".split()
 # spellings of one token stand together, the first is ours; two spaces part one token from the next; units in quotes
 SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per
     ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠  ( \langle ⟨  ) \rangle ⟩
     = == := \equiv \in \approx \simeq ∈  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \{ \lbrace  \} \rbrace
     ' \prime  \infty inf infinity oo ∞  i \imath  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
     \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin asin  \arccos acos  \arctan atan  \ln \log log
-    "percent" % \% percent percentage  "deg" \circ \degree deg degree  "dollar" \$ dollar usd  "cent" cent
+    "percent" % \% percent percentage  "deg" \circ \degree deg degree  "dollar" \$ $ dollar usd  "cent" cent
     "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen
     "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre  "m" meter metre
     "inch" inch inches in  "foot" foot feet ft  "yd" yd yard  "mi" mi mile  "kg" kg kilogram  "g" gram
     "mg" mg milligram  "lb" lb lbs  "oz" oz ounce  "l" "L" liter litre  "ml" ml milliliter  "s" sec second
     "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt
     "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""") for word in group.split()}
-SAME |= {word[1:]: word for word in FUNCTIONS + GREEK if word in FUNCTIONS or len(word) > 5}
+SAME |= {word[1:]: word for word in FUNCTIONS + THOUSANDS + GREEK if word not in GREEK or len(word) > 5}
 SAME |= {chr(0x3b1 + place): word for place, word in enumerate(GREEK)}
 SAME |= {chr(0x391 + place): word.title() for place, word in enumerate(GREEK)}
 BASES = dict(zip("two three four five six seven eight nine ten twelve sixteen".split(), "2 3 4 5 6 7 8 9 10 12 16".split()))
@@ -210,7 +210,7 @@ def read_number(text: str) -> Fraction | None:
 # ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
 PREFIXES = [*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"]
-NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
+NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split(), *THOUSANDS}
 ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
@@ -246,8 +246,7 @@ def parse(tokens, depth, above=0):
 
 
 def join(left, sign, right, binding):
-    r"""The tree of two operands. Lists, chains of relations, sums and products are flat however long they are. A whole
-    number and a \frac beside it are a mixed number."""
+    r"""The tree of two operands. Lists, chains of relations, sums and products are flat however long they are."""
     if binding == LIST:
         return "seq", "", "", (*(left[3] if left[:2] == ("seq", "") else (left,)), right)
     if binding == RELATION:
@@ -261,9 +260,7 @@ def join(left, sign, right, binding):
     word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
     if binding in (CALL, BESIDE) and word_first or binding == BESIDE and last[0] == right[0] == "num":
         raise ValueError("two numbers, or a word before a number")
-    if binding == BESIDE and right[0] == "/" and last[0] == right[1][0] == right[2][0] == "num" and last[2] == 0:
-        parts, right = parts[:-1], ("num", last[1] + right[1][1] / right[2][1], None)
-    return (kind, *parts, right) if parts else right
+    return kind, *parts, right
 
 
 def atom(tokens, depth):
@@ -314,7 +311,8 @@ def function(tokens, depth, name):
 MP = mpmath.mp.clone()
 MP.dps = 60
 LOCK = threading.Lock()  # mpmath caches its constants
-CONSTANTS = {"e": "e", "i": "j", r"\pi": "pi", r"\infty": "inf", '"deg"': "degree"}
+CONSTANTS = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree,
+             **{word: Fraction(1000 ** n) for n, word in enumerate(THOUSANDS, 1)}}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
 EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
 
@@ -326,7 +324,7 @@ def value(node, env, work):
     if kind == "num":
         return parts[0]
     if kind == "name":
-        return env[parts[0]] if parts[0] in env else getattr(MP, CONSTANTS[parts[0]]) * 1
+        return env[parts[0]] if parts[0] in env else CONSTANTS[parts[0]]
     args = [value(part, env, work) for part in parts]
     x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
     bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
