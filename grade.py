@@ -112,34 +112,20 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"((?<!_)\d\}*\)?)\s*\\(?:approx|simeq).*", r"\1"),  # what stands before an approximation is exact
     (r"(?i)^[\s$]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer)\b\s*:?\s*", ""),
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # but a dollar sign without a partner is a currency
-    (r"(\\?\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d)", r"\2 \1 "),
+    (r"(\\?\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d(?:[ \"]*(?:thousand|\w+illion)\b\"?)?)", r"\2 \1 "),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\W*$|^[\s{]*R[\s}.]*$", r"(-\\infty,\\infty)")]]
-
-
-def respell(text):
-    """One spelling for what is written in many ways."""
-    text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
-    text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
-    text = " ".join(unicodedata.normalize("NFKC", text).translate(SYMBOLS).split())
-    if len(text) > MAX_CHARS:
-        raise ValueError("too long")
-    if r"\begin" not in text or r"\\begin" in text:  # escaped twice: no rows end in \\ here
-        text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
-    for pattern, new in RULES:
-        text = pattern.sub(new, text)
-    return CONTENT.match(text)[1]
 
 
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 FUNCTIONS = r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split()
-THOUSANDS = r"\thousand \million \billion \trillion".split()
 # spellings of one token stand together, the first is ours; two spaces part one token from the next; units in quotes
 SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per
     ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠  ( \langle ⟨  ) \rangle ⟩
     = == := \equiv \in \approx \simeq ∈  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \{ \lbrace  \} \rbrace
     ' \prime  \infty inf infinity oo ∞  i \imath  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
     \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin asin  \arccos acos  \arctan atan  \ln \log log
+    1e3 thousand  1e6 million  1e9 billion  1e12 trillion
     "percent" % \% percent percentage  "deg" \circ \degree deg degree  "dollar" \$ $ dollar usd  "cent" cent
     "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen
     "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre  "m" meter metre
@@ -147,7 +133,7 @@ SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \tim
     "mg" mg milligram  "lb" lb lbs  "oz" oz ounce  "l" "L" liter litre  "ml" ml milliliter  "s" sec second
     "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt
     "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""") for word in group.split()}
-SAME |= {word[1:]: word for word in FUNCTIONS + THOUSANDS + GREEK if word not in GREEK or len(word) > 5}
+SAME |= {word[1:]: word for word in FUNCTIONS + GREEK if word in FUNCTIONS or len(word) > 5}
 SAME |= {chr(0x3b1 + place): word for place, word in enumerate(GREEK)}
 SAME |= {chr(0x391 + place): word.title() for place, word in enumerate(GREEK)}
 BASES = dict(zip("two three four five six seven eight nine ten twelve sixteen".split(), "2 3 4 5 6 7 8 9 10 12 16".split()))
@@ -179,12 +165,21 @@ def tokenize(text):
 
 def read(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
+    text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
+    text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
+    text = " ".join(unicodedata.normalize("NFKC", text).translate(SYMBOLS).split())
     try:
-        text = respell(text)
+        if len(text) > MAX_CHARS:
+            raise ValueError("too long")
+        if r"\begin" not in text or r"\\begin" in text:  # escaped twice: no rows end in \\ here
+            text = re.sub(r"\\\\(?=[a-zA-Z(\[{}%$\\])", r"\\", text)
+        for pattern, new in RULES:
+            text = pattern.sub(new, text)
+        text = CONTENT.match(text)[1]
         words = re.sub(r'[{}"\s]+', " ", text).strip().lower()
-        if re.fullmatch("[a-z ]+", words) and not re.search(r"^[abc]{2}$|\b(and|or)\b", words):
-            if words not in SAME and re.search("[a-z][aeiou]|[aeiou][a-z]", words):
-                raise ValueError("words with a vowel are no product of letters")
+        if words not in SAME and re.search("[a-z][aeiou]|[aeiou][a-z]", words) and re.fullmatch(
+                r"(?![abc]{2}$)(?!.*\b(?:and|or)\b)[a-z ]+", words):
+            raise ValueError("words with a vowel are no product of letters")
         items = {}  # what holds no \pm is not two
         for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
             tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
@@ -210,7 +205,7 @@ def read_number(text: str) -> Fraction | None:
 # ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
 
 PREFIXES = [*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"]
-NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split(), *THOUSANDS}
+NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
@@ -258,7 +253,8 @@ def join(left, sign, right, binding):
     parts = left[1:] if left[0] == kind else (left,)
     last = left if binding == CALL else parts[-1]
     word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
-    if binding in (CALL, BESIDE) and word_first or binding == BESIDE and last[0] == right[0] == "num":
+    two_numbers = last[0] == right[0] == "num" and right[2] is not None  # but 5 million is 5 1e6
+    if binding in (CALL, BESIDE) and (word_first or two_numbers):
         raise ValueError("two numbers, or a word before a number")
     return kind, *parts, right
 
@@ -290,13 +286,11 @@ def function(tokens, depth, name):
     r"""\frac{1}{2}, \sin^2 x, \tan^{-1}(1), \log_2 8, \sqrt[3]{x}; without brackets the argument is a product."""
     if name in (r"\frac", r"\binom"):
         return name.replace(r"\frac", "/"), atom(tokens, depth), atom(tokens, depth)
-    exponent = base = None
+    marks = {}
     while tokens[-1][0] in "^_":
-        token = tokens.pop()
-        if token == "^":
-            exponent = parse(tokens, depth, POWER)
-        else:
-            base = parse(tokenize(token[1:]), depth)
+        mark = tokens.pop()
+        marks[mark[0]] = parse(tokens, depth, POWER) if mark == "^" else parse(tokenize(mark[1:]), depth)
+    base, exponent = marks.get("_"), marks.get("^")
     if name == r"\sqrt":
         return "^", atom(tokens, depth), ("/", ONE, base or TWO)
     node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, CALL)
@@ -311,8 +305,7 @@ def function(tokens, depth, name):
 MP = mpmath.mp.clone()
 MP.dps = 60
 LOCK = threading.Lock()  # mpmath caches its constants
-CONSTANTS = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree,
-             **{word: Fraction(1000 ** n) for n, word in enumerate(THOUSANDS, 1)}}
+CONSTANTS = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree}
 MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
 EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
 
@@ -329,14 +322,13 @@ def value(node, env, work):
     x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
     bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
     work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else len(args) if exact and kind in EXACT else 10)
-    if work[0] < 0:
+    whole_power = kind == "^" and exact and y.denominator == 1
+    if work[0] < 0 or whole_power and abs(y) * (max(abs(x.numerator), x.denominator).bit_length() - 1) > MAX_BITS or (
+            kind not in EXACT and kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9):
         raise OverflowError("too much work")
     if kind in EXACT:
         return EXACT[kind](*(args if exact else map(MP.convert, args)))
-    if exact and kind == "^" and abs(y) * (max(abs(x.numerator), x.denominator).bit_length() - 1) > MAX_BITS or (
-            kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9):
-        raise OverflowError("too large")
-    if exact and kind == "^" and y.denominator == 1:
+    if whole_power:
         return x ** int(y)
     if kind == "^" and isinstance(y, Fraction) and y.denominator % 2 and not MP.im(x) and MP.re(x) < 0:
         result = (-1) ** (y.numerator % 2) * MP.power(-x, y)  # the real root
@@ -398,7 +390,10 @@ def same_answer(prediction: str, answer: str, problem: str | None = None) -> boo
     if gold and ours:
         return ours[0] == gold[0] and (not ours[1] or not gold[1] or same_answer(ours[1], gold[1]))
     if gold:
-        listed = options(problem or "")
+        # the options follow "Options:" or the first A)
+        tail = re.split(r"(?i)(?:options|choices)\s*:|(?=\(?\bA\s*[).:])", (problem or "")[-2000:], maxsplit=1)[-1]
+        parts = re.split(r"\(?\b([A-J])\s*(?:\)|[.:](?!\d))", tail)[:21]
+        listed = dict(zip(parts[1::2], parts[2::2]))
         text = gold[1] or listed.pop(gold[0], None)
         if text:
             return same_answer(prediction, text) and not any(same_answer(prediction, x) for x in listed.values())
@@ -415,13 +410,6 @@ def choice(text):
     return m and ((m[1] or m[2] or m[3]).upper(), m[4].strip())
 
 
-def options(problem):
-    """{"A": "$61", ...}, from what follows "Options:" or the first A)."""
-    tail = re.split(r"(?i)(?:options|choices)\s*:|(?=\(?\bA\s*[).:])", problem[-2000:], maxsplit=1)[-1]
-    parts = re.split(r"\(?\b([A-J])\s*(?:\)|[.:](?!\d))", tail)[:21]
-    return dict(zip(parts[1::2], map(str.strip, parts[2::2])))
-
-
 def same(a, b, work):
     """Whether a predicted tree equals a gold tree."""
     work[0] -= 1
@@ -435,51 +423,33 @@ def same(a, b, work):
     if b[0] == "rel":
         return same_relation(a, b, work) if a[0] == "rel" else states(b, lambda side: same(a, side, work))
     if "seq" in (a[0], b[0]):
-        return a[0] == b[0] and same_items(a, b, work)
+        return a[0] == b[0] and len(a[3]) == len(b[3]) and same_items(a, b, work)
     return same_value(a, b, work)
 
 
 def same_items(a, b, work):
     """Lists and sets have no order; tuples and intervals have one, and brackets."""
     (_, *ends_a, x), (_, *ends_b, y) = a, b
-    if len(x) != len(y):
-        return False
     if {ends_a[0], ends_b[0]} <= {"", "{"}:
         rest = list(y)
         for node in x:
             if found := next((other for other in rest if same(node, other, work)), None):
                 rest.remove(found)
         return not rest
-    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and so may x = 1, y = 2, by name
-        x, y = (sorted(t, key=lambda n: str(n[2])) if all(n[0] == "rel" for n in t) else t for t in (x, y))
+    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and so may x = 1, y = 2
         ends_a = ends_b
     return ends_a == ends_b and all(same(*pair, work) for pair in zip(x, y))
 
 
 def same_relation(a, b, work):
-    """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities.
-    f(x) = 2x is y = 2x, but x = 5 is not y = 5."""
-    (x, *values), (y, *others) = a[2], b[2]
-    named = {x[0], y[0]} == {"name", "*"} and is_label(x) and is_label(y) or same(x, y, work)
-    if len(values) > 1 or named and same(values[0], others[0], work):
-        return named and all(same(*pair, work) for pair in zip(values, others))
-    sides = [("+", left, ("neg", right)) for left, right in (a[2], b[2])]
-    ratios = [ratio for ratio, in at_points(work, ("/", *sides))]
-    return len(ratios) > 1 and ratios[0] != 0 and all(close(ratios[0], ratio) for ratio in ratios) and (
-        a[1][0] in ("=", "!=") or MP.re(ratios[0]) > 0)
-
-
-def without_units(node):
-    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
-    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
-        return ONE
-    if node[0] not in ("*", "/", "+", "neg"):
-        return node
-    parts = [*map(without_units, node[1:])]
-    if node[0] == "*" or node[0] == "/" and parts[1] == ONE:  # 60 km/h
-        parts = [part for part in parts if part != ONE] or [ONE]
-        return (node[0], *parts) if len(parts) > 1 else parts[0]
-    return (node[0], *parts)
+    """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities."""
+    sides = [*zip(a[2], b[2])]
+    if all(same(*pair, work) for pair in sides) or len(sides) > 2:
+        return all(same(*pair, work) for pair in sides)
+    ratio = ("/", *(("+", left, ("neg", right)) for left, right in (a[2], b[2])))
+    first, *others = [ratio for ratio, in at_points(work, ratio)] or [0]
+    return first != 0 and others != [] and all(close(first, other) for other in others) and (
+        a[1][0] in ("=", "!=") or MP.re(first) > 0)
 
 
 def states(relation, equal):
@@ -489,15 +459,26 @@ def states(relation, equal):
     if "=" in signs:
         rest = [side for side in sides if not equal(side)]
         return len(rest) < len(sides) and {*signs} == {"="} and all(map(is_label, rest))
-    if len(signs) == 1:
-        infinity, left = ("name", r"\infty"), sides[0][0] == "name" and not names(sides[1])
-        signs, sides = (("<", *signs), (("neg", infinity), *sides)) if left else ((*signs, "<"), (*sides, infinity))
-    if len(signs) > 2 or {*signs} - {"<", "<="} or sides[1][0] != "name" or names(sides[0]) | names(sides[2]):
+    unknowns = [place for place, side in enumerate(sides, 1) if names(side)]
+    if {*signs} - {"<", "<="} or len(unknowns) != 1 or sides[unknowns[0] - 1][0] != "name":
         return False
-    return equal(("seq", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", (sides[0], sides[2])))
+    left, right = unknowns[0] - 1, unknowns[0] + 1
+    signs, sides = ("<", *signs, "<"), (("neg", ("name", r"\infty")), *sides, ("name", r"\infty"))
+    return equal(("seq", "[" if signs[left] == "<=" else "(", "]" if signs[left + 1] == "<=" else ")", (sides[left], sides[right])))
 
 
 def is_label(node):
     r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a + b; but nothing else with x, y or z in it."""
     head = names(node[1] if node[0] == "*" else node)  # f(x) is f times x
     return bool(head) and (node[0] in ("name", "seq") or not head & {"x", "y", "z"})
+
+
+def without_units(node):
+    """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
+    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
+        return ONE
+    if node[0] not in ("*", "/", "+", "neg"):
+        return node
+    first, *others = map(without_units, node[1:])
+    others = [other for other in others if other != ONE or node[0] == "+"]  # 60 km/h
+    return (node[0], first, *others) if others or node[0] == "neg" else first
