@@ -65,7 +65,7 @@ def extract_answer(completion: str) -> str | None:
 def last_formula(text):
     """What follows the last "is" of the last line, if that can be read; else the last formula or number."""
     last = re.split(r"\b(?:is|are|equals|be|get)\b:?", text.strip().rpartition("\n")[2][-300:])[-1]
-    if choice(last) or not re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", last) and read(last)[0] not in ("text", "seq"):
+    if choice(last) or not re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", last) and read(last)[0] not in ("text", *SEQUENCES):
         return tidy(last)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
@@ -186,8 +186,8 @@ def read(text):
             tree = parse(tokens, 0)
             if tokens != [END]:
                 raise ValueError(tokens[-1])
-            items |= dict.fromkeys(tree[3] if tree[:2] == ("seq", "") and r"\pm" in text else [tree])
-        return tree if len(items) == 1 else ("seq", "", "", tuple(items))
+            items |= dict.fromkeys(tree[1:] if tree[0] == "," and r"\pm" in text else [tree])
+        return tree if len(items) == 1 else (",", *items)
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
@@ -201,12 +201,13 @@ def read_number(text: str) -> Fraction | None:
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
 # reading: tokens -> tree --------------------------------------------------------------------------------
-# Trees are ("num", Fraction, places) ("name", "x") (operator, *operands) ("rel", signs, sides) ("text", words)
-# ("seq", "(", "]", items), "" for a bare list. 5 cm is 5 times the name "cm", with the quotes.
+# Trees are ("num", Fraction, places) ("name", "x") ("text", words) or (operator, *operands), where "," "()" "[)" "{}"
+# make lists, tuples, intervals, sets, and a relation is ("rel", x, "<", 2). 5 cm is 5 times the name "cm", in quotes.
 
 PREFIXES = [*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"]
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
+SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
 LIST, RELATION, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 8)
@@ -242,15 +243,10 @@ def parse(tokens, depth, above=0):
 
 def join(left, sign, right, binding):
     r"""The tree of two operands. Lists, chains of relations, sums and products are flat however long they are."""
-    if binding == LIST:
-        return "seq", "", "", (*(left[3] if left[:2] == ("seq", "") else (left,)), right)
-    if binding == RELATION:
-        signs, sides = left[1:] if left[0] == "rel" else ((), (left,))
-        if sign[0] == ">":  # x > 2 is 2 < x
-            return "rel", (sign.replace(">", "<"), *signs), (right, *sides)
-        return "rel", (*signs, sign), (*sides, right)
-    kind = "+" if binding == SUM else "*"
+    kind = {LIST: ",", RELATION: "rel", SUM: "+"}.get(binding, "*")
     parts = left[1:] if left[0] == kind else (left,)
+    if binding == RELATION:  # x > 2 is 2 < x
+        return (kind, right, sign.replace(">", "<"), *parts) if sign[0] == ">" else (kind, *parts, sign, right)
     last = left if binding == CALL else parts[-1]
     word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
     two_numbers = last[0] == right[0] == "num" and right[2] is not None  # but 5 million is 5 1e6
@@ -267,12 +263,12 @@ def atom(tokens, depth):
     if token[0].isdigit() or token[0] == ".":
         return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
     if token in PAIRS:
-        tree = ("seq", "", "", ()) if tokens[-1] in PAIRS[token] else parse(tokens, depth + 1)
-        items, closer = tree[3] if tree[:2] == ("seq", "") else (tree,), tokens.pop()
-        if closer not in PAIRS[token] or len(items) < 2 and token + closer not in ("()", "[]", "{}", r"\{\}"):
+        tree = (",",) if tokens[-1] in PAIRS[token] else parse(tokens, depth + 1)
+        items, closer = tree[1:] if tree[0] == "," else (tree,), tokens.pop()
+        pair = token[-1] + closer[-1]
+        if closer not in PAIRS[token] or len(items) < 2 and pair in ("(]", "[)"):
             raise ValueError(closer)
-        ends = ("{", "}") if token[-1] == "{" else (token, closer) if len(items) == 2 else ("(", ")")
-        return tree if len(items) == 1 else ("seq", *ends, items)
+        return tree if len(items) == 1 else (pair if len(items) == 2 or pair == "{}" else "()", *items)
     if token in PREFIXES:
         return function(tokens, depth + 1, token)
     if token not in NAMES and token[0] != '"' and not (len(token) == 1 and token.isalpha()):
@@ -418,59 +414,57 @@ def same(a, b, work):
         a, b = x, y
     if a == b or work[0] < 0 or "text" in (a[0], b[0]):
         return a == b and a != ("text", "")
-    if a[0] == "rel" and (b[0] != "rel" or a[1] != b[1]):
+    if a[0] == "rel" and (b[0] != "rel" or a[2::2] != b[2::2]):
         return states(a, lambda side: same(side, b, work))
     if b[0] == "rel":
         return same_relation(a, b, work) if a[0] == "rel" else states(b, lambda side: same(a, side, work))
-    if "seq" in (a[0], b[0]):
-        return a[0] == b[0] and len(a[3]) == len(b[3]) and same_items(a, b, work)
+    if a[0] in SEQUENCES and b[0] in SEQUENCES:
+        return len(a) == len(b) and same_items(a, b, work)
     return same_value(a, b, work)
 
 
 def same_items(a, b, work):
     """Lists and sets have no order; tuples and intervals have one, and brackets."""
-    (_, *ends_a, x), (_, *ends_b, y) = a, b
-    if {ends_a[0], ends_b[0]} <= {"", "{"}:
-        rest = list(y)
-        for node in x:
-            if found := next((other for other in rest if same(node, other, work)), None):
-                rest.remove(found)
-        return not rest
-    if {*ends_a, *ends_b} == {"", "(", ")"}:  # 1, 2 may stand for (1, 2), and so may x = 1, y = 2
-        ends_a = ends_b
-    return ends_a == ends_b and all(same(*pair, work) for pair in zip(x, y))
+    (kind, *items), (other_kind, *others) = a, b
+    if {kind, other_kind} <= {",", "{}"}:
+        for item in items:
+            if found := next((other for other in others if same(item, other, work)), None):
+                others.remove(found)
+        return not others
+    comparable = kind == other_kind or {kind, other_kind} == {",", "()"}  # 1, 2 or x = 1, y = 2 may stand for (1, 2)
+    return comparable and all(same(*pair, work) for pair in zip(items, others))
 
 
 def same_relation(a, b, work):
     """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities."""
-    sides = [*zip(a[2], b[2])]
-    if all(same(*pair, work) for pair in sides) or len(sides) > 2:
-        return all(same(*pair, work) for pair in sides)
-    ratio = ("/", *(("+", left, ("neg", right)) for left, right in (a[2], b[2])))
+    pairs = [*zip(a[1::2], b[1::2])]
+    if all(same(*pair, work) for pair in pairs) or len(pairs) > 2:
+        return all(same(*pair, work) for pair in pairs)
+    ratio = ("/", *(("+", left, ("neg", right)) for _, left, _, right in (a, b)))
     first, *others = [ratio for ratio, in at_points(work, ratio)] or [0]
     return first != 0 and others != [] and all(close(first, other) for other in others) and (
-        a[1][0] in ("=", "!=") or MP.re(first) > 0)
+        a[2] in ("=", "!=") or MP.re(first) > 0)
 
 
 def states(relation, equal):
     """Whether x = 5, 5 = x, 2 + 3 = 5 or a + b = 5 states 5, and x < 2 or 0 < x <= 1 an interval.
     equal: tells whether a tree is the other answer. The plane x + y = 5 does not state 5."""
-    _, signs, sides = relation
+    signs, sides = relation[2::2], relation[1::2]
     if "=" in signs:
         rest = [side for side in sides if not equal(side)]
         return len(rest) < len(sides) and {*signs} == {"="} and all(map(is_label, rest))
     unknowns = [place for place, side in enumerate(sides, 1) if names(side)]
     if {*signs} - {"<", "<="} or len(unknowns) != 1 or sides[unknowns[0] - 1][0] != "name":
         return False
-    left, right = unknowns[0] - 1, unknowns[0] + 1
+    low, high = unknowns[0] - 1, unknowns[0] + 1
     signs, sides = ("<", *signs, "<"), (("neg", ("name", r"\infty")), *sides, ("name", r"\infty"))
-    return equal(("seq", "[" if signs[left] == "<=" else "(", "]" if signs[left + 1] == "<=" else ")", (sides[left], sides[right])))
+    return equal((("[" if signs[low] == "<=" else "(") + ("]" if signs[low + 1] == "<=" else ")"), sides[low], sides[high]))
 
 
 def is_label(node):
     r"""What may name an answer: x, S_n, f(x), AB, \angle ABC, (x, y), a + b; but nothing else with x, y or z in it."""
     head = names(node[1] if node[0] == "*" else node)  # f(x) is f times x
-    return bool(head) and (node[0] in ("name", "seq") or not head & {"x", "y", "z"})
+    return bool(head) and (node[0] in ("name", "()") or not head & {"x", "y", "z"})
 
 
 def without_units(node):
