@@ -24,7 +24,7 @@ import mpmath
 MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 MAX_BITS = 16_000  # of an exact number: about 4,800 digits
-MAX_WORK = 2000  # operations in one comparison
+MAX_WORK = 2000  # operations in one comparison: `work` is a list that holds how many are left
 
 # extraction ----------------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ PHRASE = re.compile(r"""(?ix) <answer> | \#\#\#\# |
 SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|</?answer>|,? (?:because|since|which|so)\b|, (?:where|thus)\b")
 FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
     ((?:(?<![\w)\]])-)? (?:(?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\} |
-    (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%)?))""")
+    (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%|[eE]-?\d+\b)?))""")
 
 # without the spaces, markdown, math delimiters, line breaks and full stops around it; this takes linear time
 CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:\\)\]]|(?<!\\)[)\]]))?)")
@@ -104,8 +104,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"\^\s*\{?\s*(\\circ|\\prime)\b\s*\}?", r"\1 "),
     # words, currencies
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?[.}]*$|\\emptyset\b|\\varnothing\b|∅", r"\\{\\}"),
-    (r"(?:(?<=[\d}])\s|(?<=circ))\s*([mgshLKCFNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|ln)"
-     r"[a-z]{2,}[a-z ]*)\s*$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
+    (r"(?:(?<=[\d}])\s|(?<=circ))\s*([mgshLKCFNJWV]|[a-z]{1,3}/[a-z]+(?:\^2)?|(?!pi\b|and\b|or\b|sqrt|sin|cos|tan|log|"
+     r"ln)[a-z]{2,}[a-z ]*)\s*$", r"\\text{\1}"),  # 5 m, 60 km/h, 12 men; but 5m is a product
     (r"(?i)\bsq(?:uare|\.)? (\w+)", r"\1^2"),
     (r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # words become tokens in quotes
@@ -115,28 +115,26 @@ RULES = [(re.compile(pattern), new) for pattern, new in [
     (r"(\\?\$|[€£¥₹]|\bRs\.?|\bUSD)\s*([\d.,]*\d(?:[ \"]*(?:thousand|\w+illion)\b\"?)?)", r"\2 \1 "),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\W*$|^[\s{]*R[\s}.]*$", r"(-\\infty,\\infty)")]]
 
-
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 FUNCTIONS = r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split()
 # spellings of one token stand together, the first is ours; two spaces part one token from the next; units in quotes
 SAME = {word: group.split()[0] for group in re.split(r"\s{2,}", r"""* \cdot \times \ast · ⋅ ∙ × ∗  / \div : ÷ ⁄ per
-    ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠  ( \langle ⟨  ) \rangle ⟩
-    = == := \equiv \in \approx \simeq ∈  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪  \{ \lbrace  \} \rbrace
-    ' \prime  \infty inf infinity oo ∞  i \imath  \pi pi π  \phi \varphi phi φ ϕ  \epsilon \varepsilon
-    \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin asin  \arccos acos  \arctan atan  \ln \log log
-    1e3 thousand  1e6 million  1e9 billion  1e12 trillion
-    "percent" % \% percent percentage  "deg" \circ \degree deg degree  "dollar" \$ $ dollar usd  "cent" cent
-    "euro" € \euro euro  "pound" £ \pounds pound  "rupee" ₹ rupee rs  "yen" ¥ yen
-    "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre  "m" meter metre
-    "inch" inch inches in  "foot" foot feet ft  "yd" yd yard  "mi" mi mile  "kg" kg kilogram  "g" gram
+    ^ **  <= \le \leq \leqslant =< ≤ ⩽  >= \ge \geq ≥ ⩾ \geqslant  < \lt  > \gt  != \ne \neq ≠  ( \langle ⟨
+    ) \rangle ⟩  = == := \equiv \in \approx \simeq ∈  , ; and or \cup \lor \vee \land \wedge \quad \qquad \\ ∪
+    \{ \lbrace  \} \rbrace  ' \prime  \infty inf infinity oo ∞  i \imath  \pi pi π  \phi \varphi phi φ ϕ
+    \epsilon \varepsilon  \frac \dfrac \tfrac \cfrac  \sqrt sqrt √  \abs abs  \arcsin asin  \arccos acos  \arctan atan
+    \ln \log log  1e3 thousand  1e6 million  1e9 billion  1e12 trillion  "percent" % \% percent percentage
+    "deg" \circ \degree deg degree  "dollar" \$ $ dollar usd  "cent" cent  "euro" € \euro euro  "pound" £ \pounds pound
+    "rupee" ₹ rupee rs  "yen" ¥ yen  "cm" cm centimeter centimetre  "mm" mm millimeter  "km" km kilometer kilometre
+    "m" meter metre  "inch" inch inches in  "foot" foot feet ft  "yd" yd yard  "mi" mi mile  "kg" kg kilogram  "g" gram
     "mg" mg milligram  "lb" lb lbs  "oz" oz ounce  "l" "L" liter litre  "ml" ml milliliter  "s" sec second
-    "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt
-    "c" "C" celsius  "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th""") for word in group.split()}
+    "min" min mins minute  "h" hr hrs hour  "n" "N" newton  "j" "J" joule  "w" "W" watt  "v" "V" volt  "c" "C" celsius
+    "f" "F" fahrenheit  "am" am  "pm" pm  "th" st nd rd th  _2 _two  _3 _three  _4 _four  _5 _five  _6 _six
+    _7 _seven  _8 _eight  _9 _nine  _10 _ten  _12 _twelve  _16 _sixteen""") for word in group.split()}
 SAME |= {word[1:]: word for word in FUNCTIONS + GREEK if word in FUNCTIONS or len(word) > 5}
 SAME |= {chr(0x3b1 + place): word for place, word in enumerate(GREEK)}
 SAME |= {chr(0x391 + place): word.title() for place, word in enumerate(GREEK)}
-BASES = dict(zip("two three four five six seven eight nine ten twelve sixteen".split(), "2 3 4 5 6 7 8 9 10 12 16".split()))
 TOKEN = re.compile(r"""(?x)\s*( (?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))? | "[^"]*" | \\[a-zA-Z]+ | \\.
     | _\s*(?:\{(?:[^{}]|\{[^{}]*\})*\} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S)              # a subscript is one token
     | [^\W\d_]+ | \*\* | [<>=!:]= | =< | \S)""")
@@ -152,8 +150,8 @@ def tokenize(text):
         stem = word.rstrip("s") if len(word) > 3 else word
         known = SAME.get(token) or SAME.get(word) or SAME.get(stem)
         if token[0] == "_":
-            subscript = re.sub(r'^_\s*\{(.*)\}$|[_"\s]', r"\1", token).strip('" ')
-            tokens.append("_" + BASES.get(subscript, subscript))
+            token = "_" + re.sub(r'^_\s*\{(.*)\}$|[_"\s]', r"\1", token).strip('" ')
+            tokens.append(SAME.get(token, token))
         elif known or not word.isalpha():
             tokens.append(known or token)
         elif len(word) > 1 and len(token) > (2 if token.istitle() else 3):
@@ -197,7 +195,7 @@ def read_number(text: str) -> Fraction | None:
     """The exact value of one plain number (decimal, fraction, mixed, with currency, % or unit), else None."""
     node = without_units(read(text if ":" not in text else ""))  # 3:2 is a ratio or a time
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
-    top, bottom = node[1:] if node[0] == "/" else (node, ("num", 1, 0))
+    top, bottom = node[1:] if node[0] == "/" else (node, ONE)
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
 
 # reading: tokens -> tree --------------------------------------------------------------------------------
@@ -206,7 +204,7 @@ def read_number(text: str) -> Fraction | None:
 
 PREFIXES = [*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"]
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
-ONE, TWO = ("num", Fraction(1), 0), ("num", Fraction(2), 0)
+ONE, TWO, INFINITY = ("num", Fraction(1), 0), ("num", Fraction(2), 0), ("name", r"\infty")
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 PAIRS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}",)}
 # how tightly a token binds to the operand before it; the x of 2x is BESIDE the 2
@@ -249,8 +247,8 @@ def join(left, sign, right, binding):
         return (kind, right, sign.replace(">", "<"), *parts) if sign[0] == ">" else (kind, *parts, sign, right)
     last = left if binding == CALL else parts[-1]
     word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
-    two_numbers = last[0] == right[0] == "num" and right[2] is not None  # but 5 million is 5 1e6
-    if binding in (CALL, BESIDE) and (word_first or two_numbers):
+    two_numbers = binding == BESIDE and last[0] == right[0] == "num" and right[2] is not None  # 5 million is 5 1e6
+    if two_numbers or word_first and binding in (CALL, BESIDE):
         raise ValueError("two numbers, or a word before a number")
     return kind, *parts, right
 
@@ -296,8 +294,6 @@ def function(tokens, depth, name):
     return ("^", node, exponent) if exponent else node
 
 # comparing: values ------------------------------------------------------------------------------------
-# A tree at a point is a Fraction where that is exact, else a number of mpmath with 60 digits
-
 MP = mpmath.mp.clone()
 MP.dps = 60
 LOCK = threading.Lock()  # mpmath caches its constants
@@ -307,8 +303,8 @@ EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.tru
 
 
 def value(node, env, work):
-    """The value of a tree. env: {name: Fraction}; where it is not empty, leaving the reals is an error, as is all that
-    is undefined, too large or no expression. work: [operations left]."""
+    """The value of a tree: a Fraction if that is exact, else a number of mpmath with 60 digits. env: {name: Fraction};
+    if it is not empty, leaving the reals is an error, as is all that is undefined, too large or no expression."""
     kind, *parts = node
     if kind == "num":
         return parts[0]
@@ -437,9 +433,9 @@ def same_items(a, b, work):
 
 def same_relation(a, b, work):
     """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities."""
-    pairs = [*zip(a[1::2], b[1::2])]
-    if all(same(*pair, work) for pair in pairs) or len(pairs) > 2:
-        return all(same(*pair, work) for pair in pairs)
+    side_by_side = all(same(*pair, work) for pair in zip(a[1::2], b[1::2]))
+    if side_by_side or len(a) > 4:
+        return side_by_side
     ratio = ("/", *(("+", left, ("neg", right)) for _, left, _, right in (a, b)))
     first, *others = [ratio for ratio, in at_points(work, ratio)] or [0]
     return first != 0 and others != [] and all(close(first, other) for other in others) and (
@@ -453,12 +449,11 @@ def states(relation, equal):
     if "=" in signs:
         rest = [side for side in sides if not equal(side)]
         return len(rest) < len(sides) and {*signs} == {"="} and all(map(is_label, rest))
-    unknowns = [place for place, side in enumerate(sides, 1) if names(side)]
-    if {*signs} - {"<", "<="} or len(unknowns) != 1 or sides[unknowns[0] - 1][0] != "name":
+    unknowns = [place for place, side in enumerate(sides) if names(side)]
+    if {*signs} - {"<", "<="} or len(unknowns) != 1 or sides[unknowns[0]][0] != "name":
         return False
-    low, high = unknowns[0] - 1, unknowns[0] + 1
-    signs, sides = ("<", *signs, "<"), (("neg", ("name", r"\infty")), *sides, ("name", r"\infty"))
-    return equal((("[" if signs[low] == "<=" else "(") + ("]" if signs[low + 1] == "<=" else ")"), sides[low], sides[high]))
+    signs, ends = ["<", *signs, "<"][unknowns[0]:], [("neg", INFINITY), *sides, INFINITY][unknowns[0]:]
+    return equal((("[" if signs[0] == "<=" else "(") + ("]" if signs[1] == "<=" else ")"), ends[0], ends[2]))
 
 
 def is_label(node):
