@@ -23,8 +23,8 @@ import mpmath
 
 MAX_CHARS = 1000  # a longer answer is compared as text
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
-MAX_BITS = 16_000  # of an exact number: about 4,800 digits
-MAX_WORK = 2000  # operations in one comparison: `work` is a list that holds how many are left
+MAX_BITS = 16_000  # of an exact power: about 4,800 digits
+MAX_WORK = 2000  # operations in one comparison (`work` holds how many are left); 150 bits of exact numbers are one
 
 # extraction ----------------------------------------------------------------------------------------------
 
