@@ -169,6 +169,12 @@ EQUAL = [
     ("3/4 of the cake", "3/4"), ("12 men", "12"), (r"(1,2)\text{ m}", "(1,2)"), (r"-90^\circ", "-90"),
     (r"2+3\sqrt2\text{ cm}", r"2+3\sqrt2"), ("2 hours and 30 minutes", "2 hours, 30 minutes"), (r"\tan 45°", "1"),
     ("2x+3y=6", "4x+6y=12"),
+    # found while shortening again
+    ("(2)(3)", "6"), ("2(3)", "6"), ("$5 million", "5000000"), (r"\$2.5 billion", "2500000000"), (r"2(1/2)", "1"),
+    (r"x^2\frac{1}{2}", "x^2/2"), (r"\sqrt2\frac{1}{2}", r"\frac{\sqrt2}{2}"), (r"-2\frac{1}{3}", "-7/3"),
+    (r"\(10 km/h\)", "10"), (r"(2,5)\cup\{7\}\text{ m}", r"(2,5)\cup\{7\}"), ("3!!", "3!!"),
+    (r"(1A)_{16}", r"(1A)_{\text{sixteen}}"),
+    (r"\lvert x-1 \rvert", "|1-x|"), (r"\langle 1,2,3 \rangle", "(1,2,3)"), ("y=2, x=1", "x=1, y=2"),
 ]
 
 # (prediction, answer): written alike, not equal
@@ -253,6 +259,9 @@ DIFFERENT = [
     ("at least 5", "5"),
     ("even", "1"), ("red, blue", "1,1"), ("10 km/h", "10 m/s"), ("2 hours and 30 minutes", "2.5 hours"),
     ("45 degrees", r"\pi/4"), ("2x+3y<6", "4x+6y>12"), (r"x=\pm2", "x^2=4"),
+    # found while shortening again
+    ("3!!", "720"), ("$5 million", "5"), ("5 < x", r"(-\infty,5)"), ("100_{12}", "100_{16}"),
+    ("1 < x < y", "(1,5)"), ("5 10", "50"),
     # code is text
     ("__import__('os').getcwd()", "0"), ("().__class__", "0"), ("print(42)", "42"), ("exit()", "0"),
     ("lambda: 1", "1"), ("[x for x in (1,2)]", "1,2"), ("9**9**9**9", "9**9**9"), ("10^10^10!", "10^10^9!"),
@@ -301,7 +310,9 @@ EXTRACT = [
     ("... giving us\n\n$$x = \\boxed{\\frac{3}{4}}$$", "3/4"), (r"The final answer is: $\boxed{5}$", "5"),
     ("Answer: **B**", "B"), ("The correct option is (D) 45.", "D"), ("####  -12", "-12"), ("Thus, x equals 7.", "7"),
     ("She pays $45 in total.", "45"), (r"Therefore the answer is $\sqrt{2}$, since a > 0.", r"\sqrt2"),
-    ("My answer is 3/8", "3/8"), ("**The answer is 72 km/h.**", "72"), ("The answer is therefore 12.", "12"),
+    ("My answer is 3/8", "3/8"),
+    ("Hence 2 1/2 hours", "5/2"), (r"Hence $k$, 3\tfrac{1}{4}", "13/4"),
+    ("Thus 1.2e5", "120000"), ("**The answer is 72 km/h.**", "72"), ("The answer is therefore 12.", "12"),
     (r"\boxed{\text{(C)}}", "C"), (r"final answer: \boxed{x^2+1}.", "x^2+1"),
     ("the answer is: 1,200 dollars.", "1200"), ("Hence we get $a+b = 5 + 7 = 12$.", "12"),
 ]
@@ -443,7 +454,9 @@ HOSTILE = [
     r"2^{" + "9" * 900 + "}", "1.0000001^{1000000000}", r"\sqrt[" + "9" * 900 + "]{2}", "(A) " * 240,
     "0.\\overline{" + "3" * 900 + "}", r"\{1,2," * 18 + "1" + r"\}" * 18, "😀" * 990, r"1\approx" * 120,
     "*".join(["x!"] * 300), "x^{1000}" * 100, "x=" * 400 + "1", "cm/" * 300, r"\text{a}" * 120, "ﷺ" * 990,
-    "," * 2990 + "x", "3" + " " * 2990 + "x", r"\)" * 1400 + "x", "1 " + "ab " * 320 + "1"]
+    "," * 2990 + "x", "3" + " " * 2990 + "x", r"\)" * 1400 + "x", "1 " + "ab " * 320 + "1",
+    "3" + "!" * 990, "3" + "_2" * 490, "3" + "!_2" * 330, "x" + "'!" * 490,
+    r"\boxed{" * 9 + "1" + "}" * 9 + r"\boxed{" * 2000]
 
 
 def test_hostile_answers():
