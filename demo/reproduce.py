@@ -235,7 +235,8 @@ class Lab:
             gathered, count = dict(each=4), PAIRS // 4
             how = dict(shuffle="prefixes") if name.startswith("--shuffle") else {}
         elif name.endswith("pairs"):
-            gathered, count = dict(problems=slice(0, MANY[world])), int(name.split()[0].replace(",", ""))
+            count = int(name.split()[0].replace(",", ""))
+            gathered = dict(problems=slice(0, MANY[world])) if count > PAIRS else {}
         elif name == "three rounds":
             return self.rounds(world, 3, lr, beta)
         elif name != "as it is":
@@ -299,7 +300,7 @@ def worded_step(row):
 # ------------------------------------------------------------------------------------------------- order
 
 VARIANTS = ("as it is", "--eos", "--nll 0.1", "4 pairs a prefix", "--shuffle prefixes, 4 pairs a prefix",
-            "located by exact", "located by rollouts", "three rounds", "100 pairs", "300 pairs", "1,000 pairs",
+            "100 pairs", "300 pairs", "located by exact", "located by rollouts", "three rounds", "1,000 pairs",
             "3,000 pairs")
 
 
