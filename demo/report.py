@@ -155,18 +155,18 @@ def variant_table(lab, world, variants):
 
 
 def draw(lab, path, seeds):
-    """Figure 2: held-out preference accuracy and margin over steps, mean of the SFT seeds."""
+    """Figure 2: held-out preference accuracy and margin over steps, a line an SFT seed."""
     from matplotlib.figure import Figure
     figure = Figure((9, 6.4), layout="constrained")
     axes = figure.subplots(2, len(WORLDS), sharex=True)
     for world, column in zip(WORLDS, axes.T):
-        for system in ("DPO, answers apart", "DPO, shared prefix, verified", MAIN):
+        for number, system in enumerate(("DPO, answers apart", "DPO, shared prefix, verified", MAIN)):
             curves = [[record for record in cell["metrics"] if "eval_loss" in record]
                       for cell in (finished(lab, world, seed, system, 1)[:1] for seed in range(seeds)) for cell in cell]
             for axis, name in zip(column, ("eval_rewards/accuracies", "eval_rewards/margins")):
-                if curves:
-                    axis.plot([record["step"] for record in curves[0]],
-                              np.mean([[record[name] for record in curve] for curve in curves], 0), label=system)
+                for nth, curve in enumerate(curves):
+                    axis.plot([record["step"] for record in curve], [record[name] for record in curve], f"C{number}",
+                              label=None if nth else system)
                 axis.grid(alpha=0.3)
         column[0].set_title(f"{world} world")
         column[1].set_xlabel("optimizer steps")
