@@ -130,6 +130,11 @@ def state_bytes(model, world):
     return {"weights": shard, "gradients": shard, "Adam's moments": 2 * shard + 4 * len(shards)}
 
 
+def checkpointed_bytes(kept, layers, inputs):
+    """What --checkpointing leaves of `kept` bytes: the inputs of every layer, and all of the layer computed again."""
+    return kept // layers + layers * inputs
+
+
 def largest_trie(args, folder):
     """The trie of most slots that a process will compute at once, after a line about the rows of --pairs.
 
@@ -166,7 +171,7 @@ def print_plan(args, folder):
     kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
     working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
                "head's workspace": 12 * BLOCK_LOGITS + reduced * head}
-    least = kept // len(layers) + len(layers) * size * len(trie.ids) * model.config.hidden_size
+    least = checkpointed_bytes(kept, len(layers), size * len(trie.ids) * model.config.hidden_size)
     held, work = sum(states.values()), sum(working.values())
     print(f"{every:,} parameters on {args.world} processes; each takes, in GiB:")
     for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),

@@ -330,12 +330,15 @@ def test_memory_savers_change_nothing(flags, tiny_model, tmp_path):
     same(plain, fit(tiny_model, pairs, thrifty, *flags, resume=True), 1e-6)
 
 
-def test_checkpointing_keeps_less(tmp_path, mesh):
-    save_stock(tmp_path, **MODELS["llama"])
+@pytest.mark.parametrize("layers", [2, 6])
+def test_checkpointing_keeps_what_is_planned(layers, tmp_path, mesh):
+    save_stock(tmp_path, **MODELS["llama"], num_hidden_layers=layers)
     whole = build_trie(branches())
-    kept, least = (train.kept_bytes(shard.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty), whole)
-                   for thrifty in (False, True))
-    assert least < 0.5 * kept
+    models = [shard.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty) for thrifty in (False, True)]
+    kept, inputs = (train.kept_bytes(model, whole) for model in models)
+    assert inputs < 0.5 * kept
+    planned = train.checkpointed_bytes(kept, layers, 4 * len(whole.ids) * models[0].config.hidden_size)
+    assert planned == pytest.approx(inputs + (kept - inputs) / layers, rel=0.15)  # one layer is there again in full
 
 
 def test_batches_by_prefix():
