@@ -46,10 +46,10 @@ def main_table(lab, world, seeds, runs):
         base = tried(lab.cell, world, seed)
         if not base:
             continue
-        yield f"\n*SFT seed {seed}*\n"
+        ours = finished(lab, world, seed, MAIN, runs)
+        yield f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n")
         yield from header("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
                           "over SFT", "final answer, T=1")
-        ours = finished(lab, world, seed, MAIN, runs)
         for system in (None, *SYSTEMS):
             cells = [base] if system is None else finished(lab, world, seed, system, runs)
             if not cells:
@@ -177,8 +177,8 @@ def draw(lab, path, seeds):
 
 
 def report(lab, seeds, runs, variants):
-    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), {PAIRS} pairs, {EPOCHS} epochs in "
-             f"batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
+    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), up to {PAIRS} pairs, {EPOCHS} "
+             f"epochs in batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
     for world in WORLDS:
         lines += ["", f"### {world.title()} world (table 3)", *main_table(lab, world, seeds, runs)]
     lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]

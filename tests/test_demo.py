@@ -246,7 +246,7 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
         if seed:
             raise reproduce.Missing
         return {metric: "1100" * 25 if rows is None else "1101" * 25 for metric in report.METRICS} | {
-            "metrics": [{"step": s, "eval_loss": 1, "eval_logps/chosen": -2.0, "eval_logps/rejected": -3.0,
+            "pairs": 40, "metrics": [{"step": s, "eval_loss": 1, "eval_logps/chosen": -2.0, "eval_logps/rejected": -3.0,
                          "eval_rewards/accuracies": 0.5, "eval_rewards/margins": s / 10} for s in (0, 10)]}
 
     def missing(*args, **how):
