@@ -410,6 +410,28 @@ def test_a_closed_pipe_is_quiet(faulty, tiny_model, tmp_path):
     assert asking.wait(60) == 141 and asking.stderr.read() == b"" and all(json.loads(line) for line in head)
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("kind", ["llama", "mistral"])  # mistral with a window
+def test_sampling_equals_whole_forward_passes(kind, temperature):
+    """Batches with padding, repeated prompts, a cache that grows and rows that leave, beside one sequence at a time."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    torch.manual_seed(0)
+    window = {"sliding_window": 24} if kind == "mistral" else {}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        kind, vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.5, **window), dtype=torch.float64).eval()
+    prompts, limits = [[5], [7, 8, 9] * 5, [5], [11, 12]], [90, 150, 20, 140]
+    found = evaluate.sample_batch(model, prompts, [0, 1, 2, 3], limits, lambda ids: False, temperature, 1.0)
+    for prompt, limit, answer, seed in zip(prompts, limits, found, range(4)):
+        ids = list(prompt)
+        for drawn in torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))[:limit]:
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
+            ids += evaluate.pick_tokens(logits, drawn[None], temperature, 1.0).tolist()
+        assert answer == ids[len(prompt):]
+
+
 def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
     """A local batch in its thread would else keep a broken pipe from ending the program."""
     import asyncio
