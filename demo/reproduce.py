@@ -270,7 +270,8 @@ def find_wrong_steps(wrong, path, judge, ask):
         return call(locate, wrong, out=path, judge=judge, **(ask if judge == "rollouts" else {}))
 
     async def exact(row, parts, whole):
-        return locate.Verdict(generator.first_wrong_step(row["prompt"], row["completion"]) or 0, None)
+        step = generator.first_wrong_step(row["prompt"], row["completion"]) or 0
+        return locate.Verdict(min(step, len(parts) - 1), None)  # headers out of order begin no step
 
     rows = [asyncio.run(locate.locate(row, {"exact": exact})) for row in read(wrong)]
     write(path, (row for row in rows if "drop" not in row))
