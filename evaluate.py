@@ -141,7 +141,7 @@ def pick_tokens(logits, uniform, temperature, top_p):
 
 
 def growing_cache(config):
-    """transformers' cache, whose full-attention layers have room to grow: a copy for every token took 40 % of the time."""
+    """transformers' cache, whose full layers have room to grow: a copy for every token took 40 % of the time."""
     import torch
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -149,7 +149,7 @@ def growing_cache(config):
     def append(layer, name, new):
         old = getattr(layer, name)
         length, end = old.shape[-2], old.shape[-2] + new.shape[-2]
-        whole = layer.__dict__.get(f"whole_{name}")
+        whole = getattr(layer, f"whole_{name}", None)
         if whole is None or whole.data_ptr() != old.data_ptr() or whole.shape[-2] < end:  # new, selected from, or full
             whole = old.new_empty(*new.shape[:2], end + 64, new.shape[-1])
             whole[:, :, :length] = old

@@ -177,8 +177,8 @@ def draw(lab, path, seeds):
 
 
 def report(lab, seeds, runs, variants):
-    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), up to {PAIRS} pairs, {EPOCHS} "
-             f"epochs in batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
+    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), up to {PAIRS} pairs, {EPOCHS} epochs "
+             f"in batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
     for world in WORLDS:
         lines += ["", f"### {world.title()} world (table 3)", *main_table(lab, world, seeds, runs)]
     lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]

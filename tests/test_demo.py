@@ -75,9 +75,8 @@ def test_written_files(tmp_path):
 def test_answers_and_solutions_are_true(splits):
     for rows in splits.values():
         for row in rows:
-            assert row["answer"] == solve(row["prompt"]) 
             equations, limit = world.truth(row["prompt"])
-            assert row["answer"] == world.answer_to(equations[-1][-1], limit)
+            assert row["answer"] == solve(row["prompt"]) == world.answer_to(equations[-1][-1], limit)
     for row in splits["test"]:
         assert row["solution"].endswith(f"\nThe answer is: {row['answer']}")
         assert world.first_wrong_step(row["prompt"], row["solution"]) is None
