@@ -7,7 +7,6 @@ from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, METRICS, PAIRS, SAMPLED, S
 from demo.world import first_wrong_step
 
 
-
 def tried(make, *args, **how):
     """A cell's result, or None while it is not made."""
     try:
@@ -91,7 +90,7 @@ def data_table(lab, seeds):
                       "their chosen steps right")
     for world in WORLDS:
         for seed in range(seeds):
-            folder = tried(lab.gather, world, seed)
+            folder = tried(lab.gather_enough, world, seed)
             if folder:
                 answers, located = read(folder.parent / "answers.jsonl"), read(folder / "located.jsonl")
                 right = [r for r in answers if r["correct"]]

@@ -34,7 +34,7 @@ GRID = [(1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (3e-5, 2.0), (1e-4, 1.0)]  # (rat
 SFT = dict(objective="sft", lr=3e-3, warmup=0.05, epochs=1, batch_size=16)  # one policy for both worlds
 EPOCHS, BATCH = 3, 32
 PROBLEMS = {"decision": 6000, "number": 1600}  # to make pairs from: about 1,200 are answered wrongly once in 4 times
-MANY = {"decision": 20000, "number": 6000}  # for 3,000 pairs
+MANY = {"decision": 28000, "number": 6600}  # for 3,000 pairs, of the problems that all kinds of rows have
 PAIRS, HELD_OUT, SAMPLED = 400, 150, 500
 SYSTEMS = {  # name: (rows, objective)
     "DPO, answers apart": ("apart", "dpo"),
@@ -151,6 +151,15 @@ class Lab:
                 correct, located, out=path, samples=8, max_per_prefix=each, **how, **verify))
         return folder
 
+    def gather_enough(self, world, seed):
+        """`gather`, from twice as many problems while they give fewer than PAIRS pairs."""
+        problems = PROBLEMS[world]
+        while True:
+            folder = self.gather(world, seed, problems=slice(0, problems))
+            problems *= 2
+            if problems > MANY[world] or len(read(self.rows(folder, "verified")[0])) == PAIRS:
+                return folder
+
     def rows(self, folder, kind, count=PAIRS):
         """(train, held-out) files of `kind`: of the same problems, whatever the kind."""
         def make(path):
@@ -213,7 +222,7 @@ class Lab:
     def grid(self, world, system):
         """[((rate, β), share of validation problems with the final answer right, with all steps right)]."""
         kind, objective = SYSTEMS[system]
-        rows, found = self.rows(self.gather(world, 0), kind), []
+        rows, found = self.rows(self.gather_enough(world, 0), kind), []
         for lr, beta in GRID:
             cell = self.cell(world, 0, rows, objective, split="validation", lr=lr, beta=beta)
             found.append(((lr, beta), *(cell[name].count("1") / len(cell[name]) for name in METRICS[:2])))
@@ -222,7 +231,8 @@ class Lab:
     def system(self, world, seed, system, run):
         kind, objective = SYSTEMS[system]
         lr, beta = self.best(world, system)
-        return self.cell(world, seed, self.rows(self.gather(world, seed), kind), objective, run, lr=lr, beta=beta)
+        rows = self.rows(self.gather_enough(world, seed), kind)
+        return self.cell(world, seed, rows, objective, run, lr=lr, beta=beta)
 
     def variant(self, world, name):
         """A cell that differs from MAIN on the first SFT seed in one thing."""
@@ -246,14 +256,15 @@ class Lab:
 
     def rounds(self, world, n, lr, beta):
         """n rounds on other problems each and PAIRS / n pairs; a round's policy is the reference of the next."""
-        policy = self.policy(0)
+        policy, pairs = self.policy(0), 0
         for i in range(n):
             share = PROBLEMS[world] // 2  # of which more than HELD_OUT + PAIRS / n pairs come
             folder = self.gather(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
             rows = self.rows(folder, SYSTEMS[MAIN][0], PAIRS // n)
             policy = self.made(folder, "model", lambda path: self.train(
                 path, rows, SYSTEMS[MAIN][1], policy, 0, lr=lr, beta=beta))
-        return self.cell(world, 0, policy=policy)
+            pairs += len(read(rows[0]))
+        return self.cell(world, 0, policy=policy) | {"pairs": pairs}
 
 
 def first_of_each(rows):
@@ -330,6 +341,21 @@ def work(lab, cells):
                 print(f"reproduce: {error} is being made elsewhere", file=sys.stderr)
 
 
+def name_changes(out):
+    """Say which code has changed since the first run into `out`: what is made there is kept all the same."""
+    root = Path(__file__).parents[1]
+    now = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+           for path in (*sorted(root.glob("*.py")), root / "demo/world.py")}
+    file = out / "code.json"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now))
+    then = json.loads(file.read_text())
+    if changed := [name for name in now if now[name] != then.get(name)]:
+        print(f"reproduce: {', '.join(changed)} changed since {out} was begun; what is made there is kept as it is: "
+              "another --out makes all anew", file=sys.stderr)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -346,6 +372,7 @@ def main(argv=None):
     if args.report:
         from demo.report import report
         return report(lab, seeds, runs, variants)
+    name_changes(lab.out)
     helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
                for _ in range(args.jobs - 1)]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there

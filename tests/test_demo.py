@@ -239,6 +239,26 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
         reproduce.Lab(tmp_path, 1, 1, making=False).rows(folder, "pairs", 21)
 
 
+@pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
+def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
+    lab, seen = reproduce.Lab(tmp_path, 1, 1), []
+    monkeypatch.setattr(lab, "gather", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(lab, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
+    monkeypatch.setattr(reproduce, "read", lambda path: [{}] * min(seen[-1] // problems_a_pair, reproduce.PAIRS))
+    lab.gather_enough("number", 1)
+    assert seen == asked
+
+
+def test_cells_of_other_code_are_named(tmp_path, capsys):
+    reproduce.name_changes(tmp_path)
+    reproduce.name_changes(tmp_path)
+    assert not capsys.readouterr().err
+    code = json.loads((tmp_path / "code.json").read_text())
+    (tmp_path / "code.json").write_text(json.dumps({**code, "loss.py": "0"}))
+    reproduce.name_changes(tmp_path)
+    assert capsys.readouterr().err.startswith("reproduce: loss.py changed since")
+
+
 def test_report_of_what_is_there(tmp_path, monkeypatch):
     """Cells that are not made yet are left out; a gain and its interval are those of paired outcomes."""
     def cell(world, seed, rows=None, *args, **how):
@@ -255,6 +275,7 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "cell", cell)
     monkeypatch.setattr(lab, "rows", lambda *args: ("train", "held out"))
     monkeypatch.setattr(lab, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    monkeypatch.setattr(lab, "gather_enough", lambda world, seed: tmp_path / "equations-1")
     (tmp_path / "equations-1").mkdir()
     for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
         reproduce.write(tmp_path / f"{name}.jsonl", [])
