@@ -35,8 +35,9 @@ def header(*cells):
     return [row(*cells), "|" + "---|" * len(cells)]
 
 
-def finished(lab, world, seed, system, runs):
-    return [cell for cell in (tried(lab.system, world, seed, system, run) for run in range(runs)) if cell]
+def finished(runs, make, *args):
+    """The cells of a system's or variant's training runs that are made."""
+    return [cell for run in range(runs) if (cell := tried(make, *args, run))]
 
 
 def main_table(lab, world, seeds, runs):
@@ -45,12 +46,12 @@ def main_table(lab, world, seeds, runs):
         base = tried(lab.cell, world, seed)
         if not base:
             continue
-        ours = finished(lab, world, seed, MAIN, runs)
+        ours = finished(runs, lab.system, world, seed, MAIN)
         yield f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n")
         yield from header("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
                           "over SFT", "final answer, T=1")
         for system in (None, *SYSTEMS):
-            cells = [base] if system is None else finished(lab, world, seed, system, runs)
+            cells = [base] if system is None else finished(runs, lab.system, world, seed, system)
             if not cells:
                 continue
             means = [f"{100 * scores(cells, metric).mean():.1f}" for metric in METRICS]
@@ -76,7 +77,7 @@ def ladder_table(lab, seeds, runs):
     for world in WORLDS:
         for seed in range(seeds):
             for what, names in LADDER.items():
-                ours, theirs = (finished(lab, world, seed, name, runs) for name in names)
+                ours, theirs = (finished(runs, lab.system, world, seed, name) for name in names)
                 if ours and theirs:
                     yield row(world, seed, what, *(paired(scores(ours, metric), scores(theirs, metric))
                                                    for metric in METRICS[:2]))
@@ -130,7 +131,7 @@ def wording_table(lab, seeds, runs):
                       "the rejected step", "Step-DPO, verified over other wording")
     for world in WORLDS:
         for seed in range(seeds):
-            own, other = (finished(lab, world, seed, name, runs) for name in (MAIN, "Step-DPO, other wording"))
+            own, other = (finished(runs, lab.system, world, seed, name) for name in (MAIN, "Step-DPO, other wording"))
             if own and other:
                 logps = [cell["metrics"][0][f"eval_logps/{side}"] for cell, side in (
                     (own[0], "chosen"), (other[0], "chosen"), (own[0], "rejected"))]
@@ -138,19 +139,19 @@ def wording_table(lab, seeds, runs):
                           paired(scores(own, METRICS[0]), scores(other, METRICS[0])))
 
 
-def variant_table(lab, world, variants):
+def variant_table(lab, world, variants, runs):
     """One thing changed at a time; --shuffle prefixes is compared with the same rows in the usual order."""
-    yield from header(f"{MAIN}, SFT seed 0", "pairs", "tokens computed of all", "final answer, greedy", "all steps, "
-                      "greedy", "over", "final answer", "all steps")
-    found = {name: cell for name in variants if (cell := tried(lab.variant, world, name))}
-    for name, cell in found.items():
+    yield from header(f"{MAIN}, SFT seed 0", "runs", "pairs", "tokens computed of all", "final answer, greedy",
+                      "all steps, greedy", "over", "final answer", "all steps")
+    found = {name: cells for name in variants if (cells := finished(runs, lab.variant, world, name))}
+    for name, cells in found.items():
         other = "4 pairs a prefix" if name.startswith("--shuffle") else "as it is"
         gains = ["", "", ""] if name == "as it is" else [other, *(
-            paired(scores([cell], metric), scores([found[other]], metric)) for metric in METRICS[:2])]
+            paired(scores(cells, metric), scores(found[other], metric)) for metric in METRICS[:2])]
         shares = [percent(record["computed_tokens"], record["num_tokens"])
-                  for record in cell.get("metrics", ()) if "num_tokens" in record]
-        yield row(name, cell.get("pairs", ""), *(shares[-1:] or [""]), *(
-            f"{100 * scores([cell], metric).mean():.1f}" for metric in METRICS[:2]), *gains)
+                  for record in cells[0].get("metrics", ()) if "num_tokens" in record]
+        yield row(name, len(cells), cells[0]["pairs"], *(shares[-1:] or [""]), *(
+            f"{100 * scores(cells, metric).mean():.1f}" for metric in METRICS[:2]), *gains)
 
 
 def draw(lab, path, seeds):
@@ -161,7 +162,7 @@ def draw(lab, path, seeds):
     for world, column in zip(WORLDS, axes.T):
         for number, system in enumerate(("DPO, answers apart", "DPO, shared prefix, verified", MAIN)):
             curves = [[record for record in cell["metrics"] if "eval_loss" in record]
-                      for cell in (finished(lab, world, seed, system, 1)[:1] for seed in range(seeds)) for cell in cell]
+                      for cell in (tried(lab.system, world, seed, system, 0) for seed in range(seeds)) if cell]
             for axis, name in zip(column, ("eval_rewards/accuracies", "eval_rewards/margins")):
                 for nth, curve in enumerate(curves):
                     axis.plot([record["step"] for record in curve], [record[name] for record in curve], f"C{number}",
@@ -183,7 +184,7 @@ def report(lab, seeds, runs, variants):
     lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]
     lines += ["", "### Chosen steps in other words (table 4)", "", *wording_table(lab, seeds, runs)]
     for world in WORLDS:
-        lines += ["", f"### Variants, {world} world", "", *variant_table(lab, world, variants)]
+        lines += ["", f"### Variants, {world} world", "", *variant_table(lab, world, variants, runs)]
     for world in WORLDS:
         lines += ["", f"### Validation, {world} world: final answer / all steps, greedy, by rate and β, SFT seed 0", "",
                   *grid_table(lab, world)]

@@ -234,7 +234,7 @@ class Lab:
         rows = self.rows(self.gather_enough(world, seed), kind)
         return self.cell(world, seed, rows, objective, run, lr=lr, beta=beta)
 
-    def variant(self, world, name):
+    def variant(self, world, name, run):
         """A cell that differs from MAIN on the first SFT seed in one thing."""
         kind, objective = SYSTEMS[MAIN]
         lr, beta = self.best(world, MAIN)
@@ -248,21 +248,21 @@ class Lab:
             count = int(name.split()[0].replace(",", ""))
             gathered = dict(problems=slice(0, MANY[world])) if count > PAIRS else {}
         elif name == "three rounds":
-            return self.rounds(world, 3, lr, beta)
+            return self.rounds(world, 3, lr, beta, run)
         elif name != "as it is":
             how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
         rows = self.rows(self.gather(world, 0, **gathered), kind, count)
-        return self.cell(world, 0, rows, objective, lr=lr, beta=beta, **how)
+        return self.cell(world, 0, rows, objective, run, lr=lr, beta=beta, **how)
 
-    def rounds(self, world, n, lr, beta):
+    def rounds(self, world, n, lr, beta, run):
         """n rounds on other problems each and PAIRS / n pairs; a round's policy is the reference of the next."""
         policy, pairs = self.policy(0), 0
         for i in range(n):
             share = PROBLEMS[world] // 2  # of which more than HELD_OUT + PAIRS / n pairs come
             folder = self.gather(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
             rows = self.rows(folder, SYSTEMS[MAIN][0], PAIRS // n)
-            policy = self.made(folder, "model", lambda path: self.train(
-                path, rows, SYSTEMS[MAIN][1], policy, 0, lr=lr, beta=beta))
+            policy = self.made(folder, f"model-{run}", lambda path: self.train(
+                path, rows, SYSTEMS[MAIN][1], policy, run, lr=lr, beta=beta))
             pairs += len(read(rows[0]))
         return self.cell(world, 0, policy=policy) | {"pairs": pairs}
 
@@ -325,9 +325,10 @@ def plan(lab, seeds, runs, variants):
                     yield lambda world=world, seed=seed: lab.cell(world, seed)
                 for system in SYSTEMS:
                     yield lambda world=world, seed=seed, system=system, run=run: lab.system(world, seed, system, run)
-    for name in variants:
-        for world in WORLDS:
-            yield lambda world=world, name=name: lab.variant(world, name)
+    for run in range(runs):
+        for name in variants:
+            for world in WORLDS:
+                yield lambda world=world, name=name, run=run: lab.variant(world, name, run)
 
 
 def work(lab, cells):
