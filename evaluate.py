@@ -24,7 +24,7 @@ from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
 from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer, once,
-                   open_output, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
+                   open_output, printable, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 TRIES = 8  # times the client's own 3
@@ -450,7 +450,7 @@ def wilson(right, n, z=1.96):
 def mean_interval(rates):
     """95 % interval of the mean over problems of each problem's rate (a problem is the cluster of its samples)."""
     n, mean = len(rates), sum(rates) / len(rates)
-    if set(rates) <= {0, 1}:  # one sample a problem, or no problem whose samples differ
+    if n == 1 or set(rates) <= {0, 1}:  # one problem, one sample a problem, or no problem whose samples differ
         return wilson(sum(rates), n)
     half = 1.96 * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (n - 1) / n)
     return max(0, mean - half), min(1, mean + half)
@@ -540,7 +540,7 @@ async def show_answer(policy, problem):
     except (Refused, GaveUp) as error:
         raise UserError(f"--ask: {' '.join(error.args)}") from error
     for part in filter(str.strip, split_steps(policy.args.prefix + reply.text)):
-        print(part.strip(), end="\n\n", flush=True)
+        print(printable(part.strip()), end="\n\n", flush=True)
     if reply.finish_reason == "length":
         print("cut by --max-tokens or the model's context", file=sys.stderr)
 

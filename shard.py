@@ -34,16 +34,22 @@ def processes(device):
         if not torch.cuda.is_available():
             raise UserError("--device cuda: torch sees no GPU; choose --device cpu", 2)
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if torch.cuda.get_device_capability() < (8, 0):
+            raise UserError(f"--device cuda: attention needs an Ampere GPU or a later one, and this is a "
+                            f"{torch.cuda.get_device_name()}; choose another or --device cpu", 2)
     alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
+    done = False
     try:
         yield dist.device_mesh.init_device_mesh(kind, (dist.get_world_size(),))
+        done = True
     except UserError:
         if dist.get_rank():
             time.sleep(10)  # the first process speaks for all: torchrun stops the others when it has ended
         raise
     finally:
-        dist.destroy_process_group()
+        if done or kind == "cpu":  # NCCL would wait here, before the error is shown, for processes that wait for this one
+            dist.destroy_process_group()
 
 
 def first_process():
@@ -102,7 +108,7 @@ def build_model(config, device, dtype):
     head, cap = model.lm_head, getattr(config, "final_logit_softcapping", None)
     head.forward = lambda hidden, targets: token_logps(hidden, head.weight, targets, head.bias, cap)
     model.forward = functools.partial(forward, model)
-    return model.train()  # or checkpointing would silently be off
+    return model.eval()  # no dropout, as a module or a function: policy and reference are asked alike
 
 
 def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
@@ -127,8 +133,6 @@ def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=
             module._buffers[name] = buffer.to(mesh.device_type)
         if module._non_persistent_buffers_set:
             model._init_weights(module)  # rope's frequencies are in no file
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     load = load_weights if files_in(folder, "*.safetensors") else draw_weights
     load(model, folder, seed)
     return model
@@ -245,6 +249,9 @@ def export(model, folder, out):
         size += math.prod(shape) * config.dtype.itemsize
         if tensor is not None:
             state[name] = tensor.to(config.dtype) if tensor.is_floating_point() else tensor
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)  # shards of a killed export, perhaps at another number of processes
+    dist.barrier()
     dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(aside, save_distributed=True))
     consolidate_safetensors_files_on_every_rank(aside, out, files)
     if dist.get_rank() == 0:

@@ -9,6 +9,7 @@ import contextvars
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -218,10 +219,17 @@ def shown(path):
     return "stdin" if path == "-" else path
 
 
+def finite(text):
+    """A number of JSON. NaN and Infinity, which Python would read and write, are none to other readers."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
 def parse_row(line, where, required):
     """One record from a line of bytes. Everything asked of a row's shape is checked here, at the edge."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({str(error)[:120]}); fix or remove this line") from error
     if not isinstance(row, dict):
@@ -302,6 +310,11 @@ def format_row(row):
     """A record as one line of bytes, valid UTF-8 whatever text it holds."""
     text = json.dumps(row, ensure_ascii=False)
     return (UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n").encode()
+
+
+def printable(text):
+    """Text for a terminal: without its commands, which a row or a model may hold, and marks that turn text around."""
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
 def append(file, data):
@@ -577,10 +590,10 @@ async def outcome(output, unit, work, count, patience):
     except Refused as error:
         why, detail = error.args[0], "".join(error.args[1:])
         if not output.units[why]:  # one of a kind is shown, all are counted
-            print(f"{output.stage}: {unit['id']}: {why} {detail}", file=sys.stderr)
+            print(printable(f"{output.stage}: {unit['id']}: {why} {detail}"), file=sys.stderr)
         rows = [{**unit, "drop": why, "detail": detail}]
     except GaveUp as error:
-        print(f"{output.stage}: {unit['id']}: {error}", file=sys.stderr)
+        print(printable(f"{output.stage}: {unit['id']}: {error}"), file=sys.stderr)
         count.update({"given up": 1, "in a row": 1})
         if count["in a row"] > patience:
             raise UserError(f"{count['in a row']} rows one after another were given up; see to the server, "

@@ -217,17 +217,24 @@ def run_batch(model, batch, objective, beta, budget, mesh, **variant):
 
 
 def fingerprint(*parts):
-    """16 hex digits that stand for examples, the files of model folders, and plain values."""
+    """16 hex digits that stand for examples, the files of model folders (by samples of them), and plain values."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str) and os.path.isdir(part):
-            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns)
+            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns, sample(file))
                     for file in files_in(part, "*.safetensors", "config.json")]
         for item in part if isinstance(part, list) else [part]:
             if isinstance(item, Example):
                 item = [(ids.tobytes(), start, item.weight) for ids, start in item.sequences]
             digest.update(repr(item).encode())
     return digest.hexdigest()[:16]
+
+
+def sample(path, places=64, length=4096):
+    """Bytes from all over a file: where models are unpacked with one date, size and date do not tell them apart."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        return [(file.seek(size * place // places), file.read(length)) for place in range(places)]
 
 
 def add_references(examples, path, key, load, budget, mesh):
@@ -345,17 +352,12 @@ def signals(device):
 
 def load_checkpoint(path, model, optimizer, settings):
     """Take up a checkpoint; returns its progress. UserError when it was made with other settings."""
-    import torch
     import torch.distributed.checkpoint as dcp
     with open(os.path.join(path, "run.json")) as file:
         run = json.load(file)
     other = [f"--{name.replace('_', '-')}" for name in settings if run["settings"].get(name) != settings[name]]
     if other:
         raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same or name another --out", 2)
-    for p in model.parameters():
-        p.grad = torch.zeros_like(p)
-    optimizer.step()  # makes the moments; what is stored is then read in place
-    optimizer.zero_grad()
     dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
     say(f"{path}: going on")
     return run["progress"]
@@ -381,11 +383,18 @@ def open_log(out, step):
 
 
 def make_optimizer(model, weight_decay):
-    """AdamW; biases and norms do not decay."""
+    """AdamW, its moments there from the start, for checkpoints; biases and norms do not decay."""
     import torch
     matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
-                              {"params": others, "weight_decay": 0.0}], fused=True)
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
+                                   {"params": others, "weight_decay": 0.0}], lr=0.0, fused=True)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def take_step(run, batch, model, optimizer, rate, clip, progress):
@@ -515,10 +524,12 @@ def parse_args(argv):
 
 def check_flags(args):
     """UserError for what no run can use; makes OUT."""
-    least = {"epochs": 1, "batch_size": 1, "tokens_per_micro_batch": 1, "max_length": 2}
+    least = {"epochs": 1, "batch_size": 1, "tokens_per_micro_batch": 1, "max_length": 2, "world": 1}
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not value >= least.get(name, 0):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least.get(name, 0)}", 2)
+    if args.warmup > 1:
+        raise UserError(f"--warmup {args.warmup:g}: is a share of the steps, from 0 to 1", 2)
     if args.label_smoothing and (args.loss != "sigmoid" or args.label_smoothing >= 0.5):
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be below 0.5, and is for --loss sigmoid", 2)
     if args.loss.startswith("ipo") and not args.beta:
@@ -527,7 +538,7 @@ def check_flags(args):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
     if args.plan:
         return
-    if os.path.exists(os.path.join(args.out, "metrics.jsonl")) and not args.resume:
+    if (os.path.exists(os.path.join(args.out, "metrics.jsonl")) or checkpoints(args.out)) and not args.resume:
         raise UserError(f"{args.out}: holds a run; go on with --resume or name another --out", 2)
     if os.path.realpath(args.out) in map(os.path.realpath, filter(None, (args.model, args.reference))):
         raise UserError(f"{args.out}: is the model to start from; name another --out", 2)

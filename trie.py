@@ -169,13 +169,17 @@ def group_segments(segments):
 def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, trie=None, **others):
     """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
 
-    Dropout is never applied: policy and reference are asked alike.
+    UserError for a model that asks for more than attention over the trie: a mask, a bias, a cap of its own.
     """
     harmless = {"dropout", "position_ids", "use_cache", "output_attentions"}
     odd = [name for name, value in others.items() if value is not None and name not in harmless]
     kinds = getattr(module.config, "layer_types", None)
     if kinds and (kinds[module.layer_idx] == "sliding_attention") != bool(sliding_window):
         odd.append("a window of its own")
+    if attention_mask is not None:
+        odd.append("a mask of its own")
+    if trie is None:
+        odd.append("arguments that do not reach it")
     if odd:
         raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
     kernel = attend_varlen if query.is_cuda else attend_nothing if query.is_meta else attend_padded
@@ -188,10 +192,14 @@ def attend_varlen(q, k, v, trie, scaling, window):
 
     q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
     """
+    import torch.nn.functional as F
     from torch.nn.attention.varlen import varlen_attn
+    scaling, width = scaling or q.shape[-1] ** -0.5, v.shape[-1]
+    wide = -(-max(q.shape[-1], width) // 8) * 8  # the kernel knows one width, a multiple of 8; zeros change nothing
+    q, k, v = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))
     return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
                        trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
-                       enable_gqa=q.shape[1] != k.shape[1])
+                       enable_gqa=q.shape[1] != k.shape[1])[..., :width]
 
 
 def attend_padded(q, k, v, trie, scaling, window):

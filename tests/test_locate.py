@@ -277,6 +277,7 @@ def test_equations_judge_is_quick_on_hostile_steps():
         many = piece * (12_000 // len(piece))
         judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
         judge_equations(PROBLEM, ["", f"{many}1 = 2"])
+        assert judge_equations(PROBLEM, ["", many * 5]).words == "too long to read"
     assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
 
 

@@ -151,6 +151,7 @@ def test_several_samples_are_clustered_by_problem(run):
 
 def test_majority_joins_equal_answers():
     assert evaluate.majority_right([("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True)])
+    assert evaluate.mean_interval([0.5]) == evaluate.wilson(0.5, 1)  # one problem, whose samples differ
     assert not evaluate.majority_right([(None, False), (None, False), ("2", False), ("1", True)])
 
 

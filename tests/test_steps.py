@@ -1,6 +1,7 @@
 """Prompts, steps and records. Run alone: pytest tests/test_steps.py"""
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -100,6 +101,8 @@ BAD_LINES = {
     b'{"answer": "1"}\n': "in.jsonl:1: no 'prompt'", b'{"prompt": 3, "answer": "1"}\n': "'prompt' is 3, not a string",
     b'{"prompt": "p"}\n': "no 'answer'", b"": "no rows", b"\n\n": "no rows", b"\xff\xfe\x00": "not JSON",
     b'{"prompt": "p", "answer": ["1", "2"]}\n': "'answer' is", b"[" * 100_000: "not JSON",
+    b'{"prompt": "p", "answer": "1", "x": NaN}': "not JSON (NaN is no finite number)",
+    b'{"prompt": "p", "answer": -1e999}': "not JSON (-1e999 is no finite number)",
     b"1" * 10_000 + b"\n": "not JSON", b'{"prompt": "p", "answer": null}': "'answer' is null, not a string",
     b'{"prompt": "p", "answer": "1", "x": ' + b"[" * 500 + b"]" * 500 + b"}": "nested more than 100 deep",
 }
@@ -109,7 +112,7 @@ BAD_LINES = {
 def test_bad_lines_name_place_and_fact(tmp_path, data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_bytes(data)
-    with pytest.raises(UserError, match=BAD_LINES[data].replace("[", r"\[")):
+    with pytest.raises(UserError, match=re.escape(BAD_LINES[data])):
         list(steps.read_rows("in.jsonl", ("prompt", "answer")))
 
 

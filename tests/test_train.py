@@ -7,9 +7,11 @@ import ctypes
 import functools
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -391,6 +393,16 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tiny_model, tmp_path, 
     assert [row["skipped"] for row in resumed] == [0, 1, 1, 2, 3, 3]
 
 
+def test_a_checkpoint_before_the_first_finite_step_is_gone_on_with(tiny_model, tmp_path, monkeypatch):
+    pairs, flags = write(tmp_path / "pairs.jsonl", make_pairs(12)), ["--max-steps", 2, "--save-every", 1]
+    poison(monkeypatch, 0, 1)
+    fit(tiny_model, pairs, tmp_path / "out", *flags)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    rows = fit(tiny_model, pairs, tmp_path / "out", *flags, resume=True)
+    assert [row["skipped"] for row in rows] == [1, 1] and rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
 def test_a_run_that_breaks_down_ends_with_its_pairs(tiny_model, tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", make_pairs(4))
     text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "out", "--lr", 1e30)
@@ -620,6 +632,21 @@ def test_resume_refuses_another_run(tiny_model, tmp_path):
         fit(tiny_model, pairs, out, *flags, "--beta", 0.1, "--seed", 1, resume=True)
     with pytest.raises(train.UserError, match="made with another --pairs;"):
         fit(tiny_model, write(pairs, make_pairs(10)), out, *flags, resume=True)
+    (out / "metrics.jsonl").unlink()
+    with pytest.raises(train.UserError, match="holds a run; go on with --resume"):
+        fit(tiny_model, pairs, out, *flags)
+
+
+def test_models_of_one_size_and_date_are_told_apart(tmp_path):
+    for name in ("a", "b"):
+        stock = save_stock(tmp_path / name, seed=ord(name), **MODELS["llama"])
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (1, 1))
+    assert train.fingerprint(str(tmp_path / "a")) != train.fingerprint(str(tmp_path / "b"))
+    stock.save_pretrained(tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        os.utime(path, (1, 1))
+    assert train.fingerprint(str(tmp_path / "a")) == train.fingerprint(str(tmp_path / "b"))
 
 
 def test_reference_is_another_model(tiny_model, tmp_path):
@@ -656,7 +683,8 @@ def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeyp
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scored(model, sequences).mean().backward()
     optimizer.step()
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "export").mkdir(parents=True)
+    (tmp_path / "out" / "export" / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b"of a killed export")
     size = sum(weight.numel() * weight.element_size() for weight in stock.parameters())
     monkeypatch.setattr(shard, "FILE_BYTES", size // files + 1)
     shard.export(model, folder, str(tmp_path / "out"))
@@ -797,6 +825,7 @@ def test_bad_models(tiny_model, tmp_path):
 @pytest.mark.parametrize("flags,message", [
     (["--lr", "-1"], "--lr -1.0: must be at least 0"), (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
     (["--loss", "ipo-sum", "--label-smoothing", "0.1"], "--label-smoothing 0.1: must be below 0.5"),
+    (["--warmup", "100"], "--warmup 100: is a share of the steps"), (["--world", "0"], "--world 0: must be at least 1"),
     (["--pairs", "-"], "--pairs -: every process reads the file"), (["--out", "/proc/no"], "/proc/no: ")])
 def test_bad_flags(flags, message, tmp_path):
     text, code = refusal("--model", "m", "--pairs", "p", "--out", tmp_path / "out", *flags)

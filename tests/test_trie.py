@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import shard
 import train
 import trie
+from steps import UserError
 from trie import build_trie, group_segments, place_trie, split_batch
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
@@ -28,6 +29,9 @@ MODELS = {  # large initial weights, so that an error in attention shows
     "phi3": dict(model_type="phi3"),
     "qwen2 moe": dict(model_type="qwen2_moe", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24,
                       shared_expert_intermediate_size=40),
+    "dropout that is a function": dict(model_type="seed_oss", residual_dropout=0.5, head_dim=8),
+    "keys wider than values": dict(model_type="deepseek_v3", first_k_dense_replace=3, q_lora_rank=None, kv_lora_rank=16,
+                                   qk_nope_head_dim=10, qk_rope_head_dim=8, v_head_dim=12, num_key_value_heads=4),
 }
 
 
@@ -46,7 +50,7 @@ def save_stock(folder, seed=0, **config):
             if weight.ndim == 1:  # norms of one and biases of zero would hide that they are not loaded
                 weight.add_(0.3 * torch.randn_like(weight))
     model.save_pretrained(folder)
-    return model.train()
+    return model.eval()
 
 
 def branches(seed=0):
@@ -115,6 +119,7 @@ def test_dense_mask_says_the_same(tmp_path, mesh):
 
 def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
     """What torch documents of varlen_attn, which needs a GPU: causal from the lower right corner."""
+    assert q.shape[-1] == k.shape[-1] == v.shape[-1] and q.shape[-1] % 8 == 0
     parts = []
     for (a, b), (c, d) in zip(zip(ends_q, ends_q[1:]), zip(ends_k, ends_k[1:])):
         assert b - a <= longest_q and d - c <= longest_k
@@ -126,7 +131,7 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2 sliding"])
+@pytest.mark.parametrize("name", ["llama", "qwen2 sliding", "keys wider than values"])
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
@@ -135,6 +140,14 @@ def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     monkeypatch.setattr(trie, "attend_padded", trie.attend_varlen)
     monkeypatch.setattr(trie, "lay_out_padded", trie.lay_out_varlen)
     torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("config, reason", [(dict(model_type="doge"), "a mask of its own"),
+                                            (dict(model_type="nemotron"), "arguments that do not reach it")])
+def test_attention_of_another_kind_is_refused(config, reason, tmp_path, mesh):
+    save_stock(tmp_path, **config)
+    with pytest.raises(UserError, match=f"attention with {reason} is not supported"):
+        scored(shard.load_model(str(tmp_path), mesh, seed=0), branches())
 
 
 def test_every_distinct_prefix_is_computed_once():
