@@ -11,7 +11,7 @@ for an answer that was cut, which is neither. `--keep right` makes SFT data.
 import argparse
 
 from evaluate import Policy, add_ask_flags, answer_row, answer_units, check_ask_flags
-from steps import PREFIX, add_record_flags, open_output, run_main, run_stage
+from steps import PREFIX, Help, add_record_flags, open_output, run_main, run_stage
 
 
 def sort_answer(row, keep):
@@ -21,8 +21,7 @@ def sort_answer(row, keep):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
     add_record_flags(parser)
     add_ask_flags(parser, prefix=PREFIX, temperature=0.8, top_p=0.95)
     parser.add_argument("--samples", type=int, default=2, help="answers a problem")

@@ -16,7 +16,7 @@ import asyncio
 
 from evaluate import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
 from locate import add_judge_flags, agree, is_right, make_judges, run_judged
-from steps import add_record_flags, cut_step, open_output, run_main, split_steps
+from steps import Help, add_record_flags, cut_step, open_output, run_main, split_steps
 
 LACKS = ["no right continuation", "empty step", "same step", "not verified"]  # the worst first
 
@@ -50,8 +50,7 @@ async def correct(row, policy, samples, max_per_prefix, judges):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
     add_record_flags(parser)
     add_ask_flags(parser, prefix="", temperature=0.8, top_p=0.95)
     parser.add_argument("--samples", type=int, default=20, help="continuations of each correct prefix")

@@ -23,8 +23,8 @@ import threading
 from collections import Counter, defaultdict, namedtuple
 
 from grade import extract_answer, same_answer
-from steps import (PROMPTS, GaveUp, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer, once,
-                   open_output, printable, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
+from steps import (PROMPTS, REFUSED, GaveUp, Help, Refused, UserError, add_record_flags, encodable, encode, load_tokenizer,
+                   once, open_output, printable, read_rows, render_prompt, run_main, run_stage, split_steps, stop_strings)
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 TRIES = 8  # times the client's own 3
@@ -96,7 +96,7 @@ class Policy:
         args = self.args
         if not args.model:
             raise UserError("no --model: rows without a 'completion' need one to ask", 2)
-        tokenizer, stop = load_tokenizer(args.tokenizer or args.model), stop_strings(args.prompt)
+        tokenizer, stop = load_tokenizer(args.tokenizer or args.model, "give --tokenizer"), stop_strings(args.prompt)
         render_prompt(tokenizer, "", args.prompt)  # what is wrong with the template shows before a model is loaded
         how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
         if args.base_url:
@@ -395,16 +395,18 @@ def explain(error, where, model, key, timeout, first, last):
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
         raise UserError(f"{where}: {error.status_code}, the API key is refused; set {key}") from error
     if isinstance(error, openai.NotFoundError):
-        raise UserError(f"{where}: 404, no model {model!r} there ({short(error)}); see {where}models") from error
+        raise UserError(f"{where}: 404, no model {model!r} there ({short(error)}); see {where.rstrip('/')}/models, or "
+                        "is /v1 missing at the end?") from error
     if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
         if first and model in short(error):
             raise UserError(f"{where}: refuses model {model!r} ({short(error)})") from error
-        raise Refused("refused by the server", short(error)) from error
+        raise Refused(REFUSED, short(error)) from error
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         return f"no reply in {timeout:g} seconds (--timeout)"
     if isinstance(error, openai.APIConnectionError) and last:
-        raise UserError(f"{where}: no answer ({short(error)}); start the server or mend --base-url, "
-                        "then go on with --resume") from error
+        flag = "--judge-url" if key == "JUDGE_API_KEY" else "--base-url"
+        raise UserError(f"{where}: no answer ({short(error)}); start the server, wait until it serves, or mend "
+                        f"{flag}") from error
     return short(error)
 
 
@@ -450,7 +452,7 @@ def wilson(right, n, z=1.96):
 def mean_interval(rates):
     """95 % interval of the mean over problems of each problem's rate (a problem is the cluster of its samples)."""
     n, mean = len(rates), sum(rates) / len(rates)
-    if n == 1 or set(rates) <= {0, 1}:  # one problem, one sample a problem, or no problem whose samples differ
+    if set(rates) <= {0, 1} or len(set(rates)) == 1:  # one sample a problem, or no difference to go by
         return wilson(sum(rates), n)
     half = 1.96 * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (n - 1) / n)
     return max(0, mean - half), min(1, mean + half)
@@ -476,7 +478,8 @@ def problem_of(row):
 
 def remember(problems, row):
     """Keep of a graded row what the report needs."""
-    groups = [f"{name} {row[name]}" for name in ("dataset", "level", "subject") if row.get(name) not in (None, "")]
+    groups = [f"{name} {str(row[name]).removeprefix('Level ')}" for name in ("dataset", "level", "subject")
+              if row.get(name) not in (None, "")]
     problem = problems[problem_of(row)]
     problem["groups"] = groups
     problem["samples"].append((row["pred"], row["correct"]))
@@ -546,8 +549,7 @@ async def show_answer(policy, problem):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
     add_record_flags(parser)
     add_ask_flags(parser, prefix="", temperature=0.0)
     parser.add_argument("--samples", type=int, default=1, help="answers a problem; several want a --temperature")

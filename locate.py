@@ -30,6 +30,7 @@ What every judge does with odd answers
 """
 import argparse
 import asyncio
+import difflib
 import functools
 import json
 import math
@@ -44,12 +45,13 @@ from fractions import Fraction
 from evaluate import (SPENT, Policy, add_ask_flags, chat_server, check_ask_flags, local_engine, percent, sample_seed,
                       wilson)
 from grade import extract_answer, read_number, same_answer
-from steps import (Quit, Refused, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once, open_output,
-                   printable, render_chat, run_main, run_stage, split_steps, strip_header)
+from steps import (Help, Quit, Refused, UserError, add_record_flags, cut_step, find_steps, load_tokenizer, once,
+                   open_output, printable, render_chat, run_main, run_stage, split_steps, strip_header)
 
 # bad_step: 1.., 0 for no error, or the reason why there is no telling, as text
 Verdict = namedtuple("Verdict", "bad_step words")
 JUDGE_TRIES = 3
+OWN_JUDGES = ("equations", "rollouts", "human")  # any other name is a model's
 # A judge is a coroutine judge(row, parts, whole) -> Verdict. parts: what comes before Step 1, then the steps with
 # their headers; joined they are the completion, or the beginning of one when it is not `whole`.
 
@@ -496,9 +498,13 @@ def make_judges(names, args, policy=None):
         if name == "human":
             return human_judge()
         return rollouts_judge(args, policy) if name == "rollouts" else llm_judge(name, args)
-    if not all(names.split(",")):
-        raise UserError(f"--judge {names!r}: an empty name; choose equations, rollouts, human or a model", 2)
-    return {name: make(name) for name in names.split(",")}
+    asked = [name.strip() for name in names.split(",")]
+    for name in asked:  # whatever is not refused here is a model that a server is asked for
+        near = difflib.get_close_matches(name, OWN_JUDGES, 1, 0.8)
+        if not name or near and name not in OWN_JUDGES or name.startswith((".", "/")) and not os.path.isdir(name):
+            hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(OWN_JUDGES)}, a model or its folder"
+            raise UserError(f"--judge {names!r}: {name!r} is none; {hint}", 2)
+    return {name: make(name) for name in asked}
 
 
 async def agree(row, parts, judges, whole=True):
@@ -628,8 +634,7 @@ def add_judge_flags(parser):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
     add_record_flags(parser)
     add_ask_flags(parser, prefix="", temperature=None, top_p=0.95)
     parser.add_argument("--judge", required=True, help="equations, rollouts, human, a model; several must agree")

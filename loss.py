@@ -30,9 +30,11 @@ def step_dpo_loss(policy, reference, beta, lengths=None, kind="sigmoid", smoothi
         loss = -F.logsigmoid(margin)
         if smoothing:
             loss = (1 - smoothing) * loss - smoothing * F.logsigmoid(-margin)
-    else:
+    elif kind in ("ipo-sum", "ipo-mean"):
         won, lost = (gain / lengths if kind == "ipo-mean" else gain).chunk(2)
         loss = (won - lost - 1 / (2 * beta)) ** 2
+    else:
+        raise ValueError(f"no loss {kind!r}")
     if nll:
         loss = loss - nll * (policy / lengths).chunk(2)[0]
     return loss, margin

@@ -48,7 +48,7 @@ def processes(device):
             time.sleep(10)  # the first process speaks for all: torchrun stops the others when it has ended
         raise
     finally:
-        if done or kind == "cpu":  # NCCL would wait here, before the error is shown, for processes that wait for this one
+        if done or kind == "cpu":  # after an error NCCL would wait here for processes that wait for this one
             dist.destroy_process_group()
 
 

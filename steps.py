@@ -3,6 +3,7 @@
 Nothing here runs on its own. evaluate.py, collect.py, locate.py, correct.py and train.py import it:
 where a step begins is decided here and nowhere else, and so is how a row is read and written.
 """
+import argparse
 import asyncio
 import contextlib
 import contextvars
@@ -63,16 +64,15 @@ def run_main(main):
 
 # ---------------------------------------------------------------------------------------------- prompts
 
-def load_tokenizer(name):
-    """The fast tokenizer of a model folder or hub name. UserError when there is none."""
+def load_tokenizer(name, fix="name a folder or model that has one"):
+    """The fast tokenizer of a model folder or hub name. UserError when there is none, with what mends it."""
     from transformers import AutoTokenizer
     try:
         # unset, trust_remote_code asks whom it finds at stdin
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{name}: no tokenizer there ({reason}); "
-                        "name a folder or model that has one, or give --tokenizer", 2) from error
+        raise UserError(f"{name}: no tokenizer there ({reason}); {fix}", 2) from error
     if not tokenizer.is_fast:
         raise UserError(f"{name}: its tokenizer gives no offsets, which finding a step's tokens needs; "
                         "convert it to a tokenizer.json", 2)
@@ -334,6 +334,8 @@ def open_alone(path, empty):
         return file
     except BlockingIOError as error:
         raise UserError(f"{path}: another process is writing it; wait for it or name another file", 2) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{os.path.dirname(path)}: no such folder; make it or name another file", 2) from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it writable or name another file", 2) from error
 
@@ -364,7 +366,7 @@ class Output:
         self.pipe, self.turn = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode), asyncio.Lock()
         self.synced = time.monotonic()
         if self.path:
-            self._take_up(settings or {})
+            self._take_up(settings or {}, dropped)
 
     def _check(self, dropped, resume):
         """UserError for an output that cannot be, before any file is made."""
@@ -376,7 +378,7 @@ class Output:
             if path and not resume and os.path.isfile(path) and os.path.getsize(path):
                 raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
 
-    def _take_up(self, settings):
+    def _take_up(self, settings, dropped):
         """Read the journal: refuse other settings, cut the files to the last unit that is whole."""
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         lines = open(self.journal, "rb", closefd=False)
@@ -398,7 +400,14 @@ class Output:
                 unit = json.loads(line)
             except ValueError:
                 break
-            if not line.endswith(b"\n") or any(a > b for a, b in zip(unit.get("sizes", ()), sizes)):
+            if not line.endswith(b"\n"):
+                break
+            short = {size: path for path, due, size in zip((self.path, dropped), unit.get("sizes", ()), sizes)
+                     if due > size}
+            if 0 in short:  # going on would cut the other file too
+                raise UserError(f"{short[0]}: is missing or empty, and the journal {self.path}.done knows rows in it; "
+                                "put it back or name another --out", 2)
+            if short:
                 break  # the journal reached the disk before the rows did
             whole[2] += len(line)
             if "reply" in unit:
@@ -409,6 +418,10 @@ class Output:
             self.units[unit["drop"]] += 1
             self.written += unit["kept"]
             self.replies.pop(unit["id"], None)
+        for path, file, size in zip((self.path, dropped), (self.out, self.dropped), whole):
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                raise UserError(f"{path}: was edited since its journal {self.path}.done was written; put it back or "
+                                "name another --out", 2)
         self._cut(whole)
 
     def _sizes(self):
@@ -511,6 +524,9 @@ async def once(key, ask):
     return await (output.once(unit, key, ask) if output else ask())
 
 
+REFUSED, FIRST = "refused by the server", 16  # so many from the start, and the settings are at fault
+
+
 class Refused(Exception):
     """A request that no retry will mend; the unit is dropped with this reason (and perhaps a detail)."""
 
@@ -523,6 +539,13 @@ class Quit(Exception):
     """The person at the terminal has had enough; the same as Ctrl-C."""
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names the defaults of flags that have one."""
+    def _get_help_string(self, action):
+        bare = action.default in (None, "") or action.default is False
+        return action.help if bare else super()._get_help_string(action)
+
+
 def add_record_flags(parser):
     parser.add_argument("input", nargs="?", default="-", metavar="FILE", help="JSONL rows to read; - is stdin")
     parser.add_argument("--out", default="-", metavar="FILE", help="where kept rows go; - is stdout")
@@ -533,8 +556,7 @@ def add_record_flags(parser):
 def open_output(stage, args):
     """The Output of a stage; its settings are the flags that decide what the rows say."""
     elsewhere = {"input", "out", "dropped", "resume", "compare", "ask", "concurrency", "timeout", "batch_size",
-                 "device",
-                 "base_url", "judge_url"}
+                 "device", "base_url", "judge_url"}
     settings = {name: value for name, value in vars(args).items() if name not in elsewhere}
     return Output(stage, args.out, args.dropped, args.resume, settings)
 
@@ -588,10 +610,7 @@ async def outcome(output, unit, work, count, patience):
     try:
         rows = await work(unit)
     except Refused as error:
-        why, detail = error.args[0], "".join(error.args[1:])
-        if not output.units[why]:  # one of a kind is shown, all are counted
-            print(printable(f"{output.stage}: {unit['id']}: {why} {detail}"), file=sys.stderr)
-        rows = [{**unit, "drop": why, "detail": detail}]
+        rows = [{**unit, "drop": error.args[0], "detail": "".join(error.args[1:])}]
     except GaveUp as error:
         print(printable(f"{output.stage}: {unit['id']}: {error}"), file=sys.stderr)
         count.update({"given up": 1, "in a row": 1})
@@ -600,6 +619,14 @@ async def outcome(output, unit, work, count, patience):
                             "then go on with --resume") from error
         return None
     count["in a row"] = 0
+    for row in rows:
+        why = row.get("drop")
+        detail = row.get("detail", row.get("verdict") if why == REFUSED else None)
+        if detail is not None and not output.units[why]:  # one of a kind is shown, all are counted
+            print(printable(f"{output.stage}: {row['id']}: {why} {detail}"), file=sys.stderr)
+        if why == REFUSED and output.units.total() == output.units[REFUSED] >= FIRST:
+            raise UserError(f"the server refused the first {FIRST} rows, this one so: {detail}; change what it is "
+                            "asked (or the order of the rows) and name another --out")
     return rows
 
 

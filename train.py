@@ -7,7 +7,7 @@ in:  step-dpo {"prompt", "initial_reason_steps", "chosen", "rejected"[, "weight"
      dpo      the same with "full_chosen" and "full_rejected"
      sft      {"prompt", "completion"}, where "correct": false is dropped, or {"prompt", "solution"}
 out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl holds a record a step, dropped.jsonl the
-     rows that could not be used and why, and checkpoint-STEP what --resume needs
+     rows that could not be used and why, checkpoint-STEP what --resume needs, run.json the settings of a finished run
 
 Every distinct token prefix of a micro-batch is computed once (trie.py); the model is sharded with FSDP2 at any number
 of processes, one included (shard.py); the reference policy is asked once, before the first step, and its answers are
@@ -29,7 +29,7 @@ from collections import Counter, namedtuple
 
 from shard import (build_model, export, files_in, find_model, first_process, load_config, load_model, model_state,
                    no_gradients, processes, say)
-from steps import PROMPTS, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt, run_main
+from steps import PROMPTS, Help, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt, run_main
 from trie import build_trie, epoch_batches, kept_bytes, score, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
@@ -353,14 +353,20 @@ def signals(device):
 def load_checkpoint(path, model, optimizer, settings):
     """Take up a checkpoint; returns its progress. UserError when it was made with other settings."""
     import torch.distributed.checkpoint as dcp
+    progress = read_run(path, settings)["progress"]
+    dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
+    say(f"{path}: going on")
+    return progress
+
+
+def read_run(path, settings):
+    """run.json of a checkpoint or of OUT. UserError when it was made with other settings."""
     with open(os.path.join(path, "run.json")) as file:
         run = json.load(file)
     other = [f"--{name.replace('_', '-')}" for name in settings if run["settings"].get(name) != settings[name]]
     if other:
         raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same or name another --out", 2)
-    dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
-    say(f"{path}: going on")
-    return run["progress"]
+    return run
 
 
 def open_log(out, step):
@@ -511,8 +517,7 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
     args = parser.parse_args(argv)
@@ -571,12 +576,16 @@ def main(argv=None):
         pairs, held_out = read_pairs(args, folder)
         load_from = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,
                                       checkpointing=args.checkpointing, compiled=args.compile)
-        model = load_from(folder)
         settings = {name: getattr(args, name) for name in TRAJECTORY}
         settings |= {"model": fingerprint(folder), "pairs": fingerprint(pairs)}
+        other = find_model(args.reference) if args.reference else folder
         if args.objective != "sft":
-            other = find_model(args.reference) if args.reference else folder
             settings["reference"] = fingerprint(other)
+        if args.resume and os.path.exists(os.path.join(args.out, "run.json")):
+            read_run(args.out, settings)
+            return say(f"{args.out}: was finished before")
+        model = load_from(folder)
+        if args.objective != "sft":
             load = functools.cache(lambda: model if other == folder else load_from(other))
             pairs, held_out = (add_references(examples, path, fingerprint(examples, other, args.seed, mesh.device_type),
                                               load, args.tokens_per_micro_batch, mesh) if examples else []
@@ -586,6 +595,8 @@ def main(argv=None):
             stop = fit(args, model, pairs, held_out, mesh, settings)
             if not stop:
                 export(model, folder, args.out)
+                if first_process():
+                    write_aside(os.path.join(args.out, "run.json"), json.dumps({"settings": settings}, indent=1))
         return 128 + stop if stop else 0
 
 

@@ -6,6 +6,7 @@
 # A round takes its share of the problems. What follows are defaults to change: JUDGE=gpt-4o ASK="--base-url URL …"
 # TRAIN="--lr 5e-7 --epochs 4" PYTHON=… LAUNCH="torchrun --nproc-per-node 8". Run again, it goes on where it stopped.
 set -euo pipefail
+if [ $# -lt 3 ]; then sed -n '2,7s/^#//p' "$0" >&2 && exit 2; fi
 model=$1 problems=$2 folder=$3 rounds=${4:-3}
 stages=$(cd "$(dirname "$0")/.." && pwd) python=${PYTHON:-python}
 for ((round = 1; round <= rounds; round++)); do

@@ -531,7 +531,9 @@ def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
 def test_rollouts_need_a_policy(run):
     done = run("locate.py", "--judge", "rollouts", rows=[{"id": 1}], code=2)
     assert "--judge rollouts needs --model" in done.err
-    assert "an empty name" in run("locate.py", "--judge", "equations,", rows=[{"id": 1}], code=2).err
+    for judge, said in (("equations,", "'' is none; choose"), ("equation", "did you mean equations?"),
+                        ("equations, ./nobody", "'./nobody' is none; choose equations, rollouts, human, a model")):
+        assert said in run("locate.py", "--judge", judge, rows=[{"id": 1}], code=2).err
 
 
 # -------------------------------------------------------------------------------------------------- human

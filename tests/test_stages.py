@@ -49,7 +49,7 @@ BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", ["--resume"], [], 2, "--resume needs --out FILE"),
     ("evaluate.py", ["."], [], 1, ".: Is a directory; name a JSONL file"),
     ("evaluate.py", ["--out", "."], [], 2, ".: not a file that can be read back; name a file, or - for stdout"),
-    ("evaluate.py", ["--out", "no/folder/rows"], [], 2, "no/folder/rows.done: No such file or directory; make it"),
+    ("evaluate.py", ["--out", "no/folder/rows"], [], 2, "no/folder: no such folder; make it"),
     ("evaluate.py", [], [{**PROBLEMS[0], "completion": 5}], 1, "stdin:1: 'completion' is 5, not a string"),
     ("collect.py", [], [{**PROBLEMS[0], "prompt": ["2 + 2"]}], 1, "'prompt' is [\"2 + 2\"], not a string"),
     ("locate.py", ["--judge", "equations"], [{**PROBLEMS[0], "completion": None}], 1, "'completion' is null"),
@@ -304,6 +304,16 @@ def test_refused_requests_are_drops(run, faulty, tiny_model, tmp_path):
     assert "6 in, 0 kept, 6 dropped (refused by the server 6)" in done.err
     assert done.err.count("Unprocessable") == 1, "the first of a kind is shown"
     assert json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])["detail"].startswith("Unprocessable")
+
+
+def test_a_run_whose_first_requests_are_all_refused_ends(run, faulty, tiny_model):
+    for script, flags, rows in (
+            ("collect.py", served(tiny_model, faulty("--rate", 1, "--faults", "422"), "--samples", 3), PROBLEMS),
+            ("locate.py", ["--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "400")],
+             [{**row, "completion": row["solution"], "correct": False} for row in PROBLEMS])):
+        done = run(script, *flags, rows=rows, code=1)
+        assert "the server refused the first 16 rows, this one so: " in done.err and "fault with this" in done.err
+        assert f"{script}: 16 in, 0 kept, 16 dropped (refused by the server 16)" in done.err
 
 
 def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model):

@@ -158,6 +158,11 @@ def test_output_is_taken_up_after_any_cut(tmp_path):
                 with pytest.raises(UserError, match="no journal"):
                     write(path, units(20), resume=True)
                 continue
+            if cut == 0:  # no kill loses a whole file: it was removed, or --dropped names another
+                with pytest.raises(UserError, match="is missing or empty, and the journal .* knows rows in it"):
+                    write(path, units(20), resume=True)
+                assert all((tmp_path / f"{path}{other}").read_bytes() == whole[other] for other in whole.keys() - {end})
+                continue
             assert write(path, units(20), resume=True) == tally
             for other, data in whole.items():
                 assert (tmp_path / f"{path}{other}").read_bytes() == data
@@ -178,7 +183,7 @@ def test_output_refuses_what_would_do_damage(tmp_path):
     assert "made with another --seed; resume with the same settings" in done.stderr
     with pytest.raises(UserError, match="--resume needs --out FILE"):
         Output("stage", resume=True)
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="no/folder: no such folder; make it"):
         Output("stage", str(tmp_path / "no" / "folder" / "rows"))
     kept = Output("stage", dropped=str(tmp_path / "dropped"))  # a pipe's dropped rows have a lock, too
     with pytest.raises(UserError, match="another process is writing it"):
@@ -186,6 +191,20 @@ def test_output_refuses_what_would_do_damage(tmp_path):
     kept.write("a", [{"id": "a", "drop": "all are"}])
     with pytest.raises(UserError, match="dropped: exists"):  # though no row was kept
         Output("stage", dropped=str(tmp_path / "dropped"))
+
+
+def test_output_that_was_edited_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    output = Output("stage", str(path))
+    for unit in units(5):
+        output.write(unit["id"], [{**unit, "text": "x" * int(unit["id"])}])
+    for file in (output.out, output.dropped, output.journal):
+        os.close(file)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:1] + lines[2:]))
+    with pytest.raises(UserError, match="rows.jsonl: was edited since its journal"):
+        Output("stage", str(path), resume=True)
+    assert path.read_bytes() == b"".join(lines[:1] + lines[2:])
 
 
 def test_dropped_rows_may_be_thrown_away(tmp_path):

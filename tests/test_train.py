@@ -399,6 +399,7 @@ def test_a_checkpoint_before_the_first_finite_step_is_gone_on_with(tiny_model, t
     fit(tiny_model, pairs, tmp_path / "out", *flags)
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    (tmp_path / "out" / "run.json").unlink()  # as if it had been killed in the second step
     rows = fit(tiny_model, pairs, tmp_path / "out", *flags, resume=True)
     assert [row["skipped"] for row in rows] == [1, 1] and rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -635,6 +636,17 @@ def test_resume_refuses_another_run(tiny_model, tmp_path):
     (out / "metrics.jsonl").unlink()
     with pytest.raises(train.UserError, match="holds a run; go on with --resume"):
         fit(tiny_model, pairs, out, *flags)
+
+
+def test_a_finished_run_stays(tiny_model, tmp_path, capfd):
+    pairs, out = write(tmp_path / "pairs.jsonl", make_pairs(4)), tmp_path / "out"
+    fit(tiny_model, pairs, out, "--max-steps", 2)
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    fit(tiny_model, pairs, out, "--max-steps", 2, resume=True)
+    assert f"{out}: was finished before" in capfd.readouterr().err
+    with pytest.raises(train.UserError, match="made with another --beta, --max-steps;"):
+        fit(tiny_model, pairs, out, "--max-steps", 3, "--beta", 9, resume=True)
+    assert files == {path: path.read_bytes() for path in out.iterdir()}
 
 
 def test_models_of_one_size_and_date_are_told_apart(tmp_path):
