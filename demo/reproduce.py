@@ -333,6 +333,8 @@ def plan(lab, seeds, runs, variants):
 
 def work(lab, cells):
     """Make all cells; those that another process is making are waited for at the end."""
+    for world in WORLDS:  # without which no process has anything to do
+        lab.world(world)
     for lab.wait in (False, True):
         for number, cell in enumerate(cells):
             try:
