@@ -90,7 +90,7 @@ class Lab:
     """A folder in which everything is made once: worlds, policies, rows, cells."""
 
     def __init__(self, out, test, validation, making=True):
-        self.out, self.making, self.wait = out, making, True
+        self.out, self.making = out, making
         self.sizes = dict(validation=validation, test=test)
 
     def made(self, folder, name, make):
@@ -103,7 +103,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / f"{name}.lock", "w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise Busy(path) from error
             if not mark.exists():
@@ -331,17 +331,19 @@ def plan(lab, seeds, runs, variants):
                 yield lambda world=world, name=name, run=run: lab.variant(world, name, run)
 
 
-def work(lab, cells):
-    """Make all cells; those that another process is making are waited for at the end."""
-    for world in WORLDS:  # without which no process has anything to do
-        lab.world(world)
-    for lab.wait in (False, True):
+def work(cells):
+    """Make all cells; what another process is making is come back to."""
+    while cells:
+        busy = []
         for number, cell in enumerate(cells):
             try:
                 cell()
-                print(f"reproduce: {number + 1} of {len(cells)} cells", file=sys.stderr)
-            except Busy as error:
-                print(f"reproduce: {error} is being made elsewhere", file=sys.stderr)
+                print(f"reproduce: {len(cells) - number - 1 + len(busy)} cells left", file=sys.stderr)
+            except Busy:
+                busy.append(cell)
+        if len(busy) == len(cells):
+            time.sleep(5)
+        cells = busy
 
 
 def name_changes(out):
@@ -379,7 +381,7 @@ def main(argv=None):
     helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
                for _ in range(args.jobs - 1)]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there
-    work(lab, cells)
+    work(cells)
     if any(helper.wait() for helper in helpers):
         sys.exit(1)
 
