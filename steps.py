@@ -607,10 +607,12 @@ async def outcome(output, unit, work, count, patience):
 
     UserError when more than `patience` units one after another came to nothing.
     """
+    detail = None
     try:
         rows = await work(unit)
     except Refused as error:
-        rows = [{**unit, "drop": error.args[0], "detail": "".join(error.args[1:])}]
+        detail = "".join(error.args[1:])
+        rows = [{**unit, "drop": error.args[0], "detail": detail}]
     except GaveUp as error:
         print(printable(f"{output.stage}: {unit['id']}: {error}"), file=sys.stderr)
         count.update({"given up": 1, "in a row": 1})
@@ -620,12 +622,11 @@ async def outcome(output, unit, work, count, patience):
         return None
     count["in a row"] = 0
     for row in rows:
-        why = row.get("drop")
-        detail = row.get("detail", row.get("verdict") if why == REFUSED else None)
-        if detail is not None and not output.units[why]:  # one of a kind is shown, all are counted
-            print(printable(f"{output.stage}: {row['id']}: {why} {detail}"), file=sys.stderr)
+        why, said = row.get("drop"), row.get("verdict") if detail is None else detail
+        if (why == REFUSED or detail is not None) and not output.units[why]:  # one of a kind is shown, all are counted
+            print(printable(f"{output.stage}: {row['id']}: {why} {said}"), file=sys.stderr)
         if why == REFUSED and output.units.total() == output.units[REFUSED] >= FIRST:
-            raise UserError(f"the server refused the first {FIRST} rows, this one so: {detail}; change what it is "
+            raise UserError(f"the server refused the first {FIRST} rows, this one so: {said}; change what it is "
                             "asked (or the order of the rows) and name another --out")
     return rows
 

@@ -192,14 +192,19 @@ def attend_varlen(q, k, v, trie, scaling, window):
 
     q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
     """
-    import torch.nn.functional as F
     from torch.nn.attention.varlen import varlen_attn
     scaling, width = scaling or q.shape[-1] ** -0.5, v.shape[-1]
-    wide = -(-max(q.shape[-1], width) // 8) * 8  # the kernel knows one width, a multiple of 8; zeros change nothing
-    q, k, v = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))
+    q, k, v = widen(q, k, v)
     return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
                        trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
                        enable_gqa=q.shape[1] != k.shape[1])[..., :width]
+
+
+def widen(*tensors):
+    """Heads filled up with zeros to one width, a multiple of 8, as the GPU's kernel wants them; products stay."""
+    import torch.nn.functional as F
+    wide = -(-max(x.shape[-1] for x in tensors) // 8) * 8
+    return [x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in tensors]
 
 
 def attend_padded(q, k, v, trie, scaling, window):
@@ -232,8 +237,9 @@ def attend_padded(q, k, v, trie, scaling, window):
 def attend_nothing(q, k, v, trie, scaling, window):
     """Meta: no values, but the shapes of attend_varlen, and the same tensors kept for the backward pass."""
     import torch
+    width, (q, k, v) = v.shape[-1], widen(q, k, v)
     q, k, v = (x.transpose(0, 1)[None] for x in (q.contiguous(), k[trie.keys], v[trie.keys]))
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0][0].transpose(0, 1)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0][0].transpose(0, 1)[..., :width]
 
 
 # ---------------------------------------------------------------------------------------------- forward

@@ -577,7 +577,7 @@ def test_no_process_holds_the_whole_model(tmp_path):
         torch.testing.assert_close(back[name], weight, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma", "mistral window"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma", "mistral window", "keys wider than values"])
 def test_planned_activations_are_what_is_kept(name):
     """The plan's figure, from shapes alone, beside what a real forward pass on a CPU keeps."""
     config = AutoConfig.for_model(**SMALL | {"hidden_size": 64, "intermediate_size": 160} | MODELS[name])
