@@ -299,14 +299,15 @@ def kinds_of_rows(folder):
     wrong = first_of_each(read(folder.parent / "wrong.jsonl"))
     kinds["apart"] = {key: [{**wrong[key], "initial_reason_steps": "", "full_chosen": right[key]["completion"],
                              "full_rejected": wrong[key]["completion"]}] for key in wrong.keys() & right.keys()}
-    kinds["worded"] = {key: [{**row, "chosen": worded_step(row)} for row in rows]
-                       for key, rows in kinds["verified"].items()}
+    worded = {key: [{**row, "chosen": worded_step(row)} for row in rows] for key, rows in kinds["verified"].items()}
+    kinds["worded"] = {key: rows for key, rows in worded.items() if all(row["chosen"] for row in rows)}
     return kinds
 
 
 def worded_step(row):
-    a, operation, b, c = generator.truth(row["prompt"])[0][row["bad_step"] - 1]
-    return WORDED[operation].format(f"{a} {operation} {b} = {c}")
+    """The true step in other words; None after the last one, where a policy may go on."""
+    for a, operation, b, c in generator.truth(row["prompt"])[0][row["bad_step"] - 1:][:1]:
+        return WORDED[operation].format(f"{a} {operation} {b} = {c}")
 
 
 # ------------------------------------------------------------------------------------------------- order

@@ -217,6 +217,7 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
                       "bad_step": 1, "initial_reason_steps": before, "rejected": " 1 + 1 = 3.",
                       "chosen": steps[1][7:-1],
                       "full_chosen": row["solution"][len(before):], "full_rejected": " 1 + 1 = 3.\nThe answer is: 3"})
+    wrong[10]["bad_step"] = 9  # where the policy had gone on after the last step
     answers = wrong + [{**row, "id": row["id"] + "#1", "correct": True, "completion": row["solution"]}
                        for row in right[3:]]
     folder = tmp_path / "equations-1"
@@ -233,7 +234,7 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
             for row in train:
                 rest = "\n" + "".join(split_steps(row["solution"])[2:])
                 assert world.first_wrong_step(row["prompt"], row["initial_reason_steps"] + row["chosen"] + rest) is None
-            assert all(row["chosen"] not in row["solution"] for row in train)
+            assert all(row["chosen"] not in row["solution"] and row["bad_step"] == 1 for row in train)
     assert all(value == found["apart"] for value in found.values())
     with pytest.raises(reproduce.Missing):
         reproduce.Lab(tmp_path, 1, 1, making=False).rows(folder, "pairs", 21)
