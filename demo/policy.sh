@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Makes the policy that the demo starts from: solutions of both worlds with planted slips, one SFT run, weights in bf16.
 #
-#     bash demo/policy.sh FOLDER [SEED]       # seed 0, the default, is demo/policy and the first of demo/reproduce.sh
+#     bash demo/policy.sh FOLDER [SEED]
+#
+# demo/policy is seed 0, made at commit 834bca6, and the first policy of REPRODUCTION.md. Thousands of steps amplify what
+# rounding leaves: another CPU, or code that sums in another order, makes another policy of the same seed.
 set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd) seed=${2:-0}
 cd "$(dirname "$0")/.."
