@@ -543,7 +543,7 @@ def check_flags(args):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
     if args.plan:
         return
-    if (os.path.exists(os.path.join(args.out, "metrics.jsonl")) or checkpoints(args.out)) and not args.resume:
+    if not args.resume and (files_in(args.out, "metrics.jsonl", "run.json") or checkpoints(args.out)):
         raise UserError(f"{args.out}: holds a run; go on with --resume or name another --out", 2)
     if os.path.realpath(args.out) in map(os.path.realpath, filter(None, (args.model, args.reference))):
         raise UserError(f"{args.out}: is the model to start from; name another --out", 2)

@@ -634,8 +634,11 @@ def test_resume_refuses_another_run(tiny_model, tmp_path):
     with pytest.raises(train.UserError, match="made with another --pairs;"):
         fit(tiny_model, write(pairs, make_pairs(10)), out, *flags, resume=True)
     (out / "metrics.jsonl").unlink()
-    with pytest.raises(train.UserError, match="holds a run; go on with --resume"):
-        fit(tiny_model, pairs, out, *flags)
+    for rest in ("checkpoint-1", "checkpoint-2", "run.json"):
+        with pytest.raises(train.UserError, match="holds a run; go on with --resume"):
+            fit(tiny_model, pairs, out, *flags)
+        if rest != "run.json":
+            shutil.rmtree(out / rest)
 
 
 def test_a_finished_run_stays(tiny_model, tmp_path, capfd):
