@@ -9,6 +9,7 @@ out: {"id", "dataset", "prompt", "answer", "solution"[, "level", "subject"]}
 """
 import argparse
 import json
+import os
 import sys
 
 
@@ -45,6 +46,8 @@ def main(argv=None):
         from datasets import load_dataset
         path, configuration, split, make = SETS[source]
         name, rows = source, load_dataset(path, configuration, split=split)
+    elif not os.path.isfile(source):
+        parser.error(f"{source}: neither {', '.join(SETS)} nor a file")
     else:
         name, rows, make = "odyssey-math", map(json.loads, open(source, encoding="utf-8")), odyssey
     for number, row in enumerate(rows):

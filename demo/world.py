@@ -272,6 +272,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     if args.label:
+        if not args.label.is_file():
+            parser.error(f"--label {args.label}: no such file")
         for row in map(json.loads, args.label.open(encoding="utf-8")):
             row["bad_step"] = first_wrong_step(row["prompt"], row["completion"])
             print(json.dumps(row, ensure_ascii=False))
