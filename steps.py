@@ -366,7 +366,7 @@ class Output:
         self.pipe, self.turn = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode), asyncio.Lock()
         self.synced = time.monotonic()
         if self.path:
-            self._take_up(settings or {}, dropped)
+            self._take_up(self._read_settings(settings or {}), dropped)
 
     def _check(self, dropped, resume):
         """UserError for an output that cannot be, before any file is made."""
@@ -378,13 +378,12 @@ class Output:
             if path and not resume and os.path.isfile(path) and os.path.getsize(path):
                 raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
 
-    def _take_up(self, settings, dropped):
-        """Read the journal: refuse other settings, cut the files to the last unit that is whole."""
+    def _read_settings(self, settings):
+        """The first line of the journal, written where there is none. UserError when it says other settings."""
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        lines = open(self.journal, "rb", closefd=False)
-        head, sizes = lines.readline(), self._sizes()
+        head = open(self.journal, "rb", closefd=False).readline()
         if not head.endswith(b"\n"):
-            if sizes[0]:
+            if self._sizes()[0]:
                 raise UserError(f"{self.path}: has rows but no journal {self.path}.done; name another --out", 2)
             head = format_row({"settings": settings, "hash": key})
             self._cut([0, 0, 0])
@@ -394,8 +393,13 @@ class Output:
             names = [k for k in {**old["settings"], **settings} if old["settings"].get(k) != settings.get(k)]
             raise UserError(f"{self.path}: made with another {', '.join('--' + n.replace('_', '-') for n in names)}; "
                             "resume with the same settings or name another --out", 2)
-        whole = [0, 0, len(head)]
-        for line in lines:
+        return head
+
+    def _take_up(self, head, dropped):
+        """Read the journal's units; cut the files to the last one that is whole. UserError where rows were removed."""
+        whole, sizes = [0, 0, len(head)], self._sizes()
+        os.lseek(self.journal, len(head), os.SEEK_SET)
+        for line in open(self.journal, "rb", closefd=False):
             try:
                 unit = json.loads(line)
             except ValueError:

@@ -217,11 +217,11 @@ def run_batch(model, batch, objective, beta, budget, mesh, **variant):
 
 
 def fingerprint(*parts):
-    """16 hex digits that stand for examples, the files of model folders (by samples of them), and plain values."""
+    """16 hex digits that stand for examples, the files of model folders (by excerpts), and plain values."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str) and os.path.isdir(part):
-            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns, sample(file))
+            part = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns, excerpts(file))
                     for file in files_in(part, "*.safetensors", "config.json")]
         for item in part if isinstance(part, list) else [part]:
             if isinstance(item, Example):
@@ -230,7 +230,7 @@ def fingerprint(*parts):
     return digest.hexdigest()[:16]
 
 
-def sample(path, places=64, length=4096):
+def excerpts(path, places=64, length=4096):
     """Bytes from all over a file: where models are unpacked with one date, size and date do not tell them apart."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

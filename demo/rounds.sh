@@ -16,8 +16,7 @@ for ((round = 1; round <= rounds; round++)); do
     "$python" "$stages/collect.py" --model "$model" ${ASK:-} --out "$out/wrong.jsonl" --resume "$out/problems.jsonl" |
         "$python" "$stages/locate.py" --judge "${JUDGE:-equations}" --out "$out/located.jsonl" --resume |
         "$python" "$stages/correct.py" --model "$model" ${ASK:-} --out "$out/pairs.jsonl" --resume > /dev/null
-    [ -e "$out/model/config.json" ] ||
-        ${LAUNCH:-"$python"} "$stages/train.py" --model "$model" ${TRAIN:-} --pairs "$out/pairs.jsonl" \
-            --out "$out/model" --resume
+    ${LAUNCH:-"$python"} "$stages/train.py" --model "$model" ${TRAIN:-} --pairs "$out/pairs.jsonl" \
+        --out "$out/model" --resume
     model=$out/model
 done
