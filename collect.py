@@ -10,8 +10,11 @@ for an answer that was cut, which is neither. `--keep right` makes SFT data.
 """
 import argparse
 
-from evaluate import Policy, add_ask_flags, answer_row, answer_units, check_ask_flags
-from steps import PREFIX, Help, add_record_flags, open_output, run_main, run_stage
+from stepdpo.ask import answer_row, answer_units
+from stepdpo.command import Help, run_main
+from stepdpo.policy import Policy, add_ask_flags, check_ask_flags
+from stepdpo.stage import add_record_flags, open_output, run_stage
+from stepdpo.task import PREFIX
 
 
 def sort_answer(row, keep):

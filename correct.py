@@ -14,9 +14,12 @@ step ("doubts").
 import argparse
 import asyncio
 
-from evaluate import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
-from locate import add_judge_flags, agree, is_right, make_judges, run_judged
-from steps import Help, add_record_flags, cut_step, open_output, run_main, split_steps
+from judges import add_judge_flags, agree, make_judges, run_judged
+from stepdpo.command import Help, run_main
+from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
+from stepdpo.stage import add_record_flags, open_output
+from stepdpo.steps import cut_step, split_steps
+from stepdpo.task import is_right
 
 LACKS = ["no right continuation", "empty step", "same step", "not verified"]  # the worst first
 

@@ -21,16 +21,27 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import signal
-import sys
 from array import array
 from collections import Counter, namedtuple
 
-from shard import (build_model, export, files_in, find_model, first_process, load_config, load_model, model_state,
-                   no_gradients, processes, say)
-from steps import PROMPTS, Help, UserError, encode_step, format_row, load_tokenizer, read_rows, render_prompt, run_main
-from trie import build_trie, epoch_batches, kept_bytes, score, split_batch
+from stepdpo.checkpoint import announce_saves, checkpoints, disk_errors, load_checkpoint, read_run, save_checkpoint
+from stepdpo.command import Help, UserError, run_main
+from stepdpo.plan import print_plan
+from stepdpo.prompts import PROMPTS, encode_step, load_tokenizer, render_prompt
+from stepdpo.rows import format_row, read_rows, write_aside
+from stepdpo.shard import (
+    export,
+    files_in,
+    find_model,
+    first_process,
+    load_config,
+    load_model,
+    no_gradients,
+    processes,
+    say,
+)
+from stepdpo.trie import epoch_batches, score, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
 # the reference policy, None until it was asked
@@ -121,66 +132,6 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary, eos=Fal
     return examples, dropped
 
 
-# ------------------------------------------------------------------------------------------------- plan
-
-def state_bytes(model, world):
-    """What the first of `world` processes keeps in float32; its shards are the largest."""
-    shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
-    shard = 4 * sum(shards)
-    return {"weights": shard, "gradients": shard, "Adam's moments": 2 * shard + 4 * len(shards)}
-
-
-def checkpointed_bytes(kept, layers, inputs):
-    """What --checkpointing leaves of `kept` bytes: the inputs of every layer, and all of the layer computed again."""
-    return kept // layers + layers * inputs
-
-
-def largest_trie(args, folder):
-    """The trie of most slots that a process will compute at once, after a line about the rows of --pairs.
-
-    Without them a row of --tokens-per-micro-batch, a half of it prefix.
-    """
-    budget = args.tokens_per_micro_batch
-    if not args.pairs:
-        steps = [array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)) for side in (1, 2)]
-        return build_trie([(step, budget // 2) for step in steps])
-    pairs, _ = read_pairs(args, folder)
-    batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
-    micros = [micro for batch in batches for micro in split_batch(batch, budget, args.world) if micro]
-    tries = [build_trie([sequence for e in micro for sequence in e.sequences]) for micro in micros]
-    tokens, computed = sum(len(ids) for e in pairs for ids, _ in e.sequences), sum(len(trie.ids) for trie in tries)
-    print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; an epoch has {tokens:,} "
-          f"tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
-          f"{max(len(build_trie(e.sequences).ids) for e in pairs):,}")
-    return max(tries, key=lambda trie: len(trie.ids))
-
-
-def print_plan(args, folder):
-    """What a run takes of each process's memory, from the configuration and the lengths of the rows alone.
-
-    States are exact. The rest is what lies in memory at once: in the layer of the backward pass, its gradients twice,
-    to be reduced in float32; the next layer, the embedding and the head.
-    """
-    import torch
-    from loss import BLOCK_LOGITS
-    size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
-    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
-    trie = largest_trie(args, folder)
-    every, head = sum(p.numel() for p in model.parameters()), model.lm_head.weight.numel()
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
-    kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
-    working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
-               "head's workspace": 12 * BLOCK_LOGITS + reduced * head}
-    least = checkpointed_bytes(kept, len(layers), size * len(trie.ids) * model.config.hidden_size)
-    held, work = sum(states.values()), sum(working.values())
-    print(f"{every:,} parameters on {args.world} processes; each takes, in GiB:")
-    for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),
-                         ("  with --checkpointing", least), ("in all", held + work + kept),
-                         ("  with --checkpointing", held + work + least),
-                         ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]:
-        print(f"{name:36}{number / 2 ** 30:9.2f}")
-
-
 # ------------------------------------------------------------------------------------------------- loop
 
 def run_batch(model, batch, objective, beta, budget, mesh, **variant):
@@ -192,6 +143,7 @@ def run_batch(model, batch, objective, beta, budget, mesh, **variant):
     """
     import torch
     import torch.distributed as dist
+
     from loss import step_dpo_loss
     device, world, names = torch.device(mesh.device_type), mesh.size(), METRICS[:1] if objective == "sft" else METRICS
     parts = [sum(len(ids) - start for ids, start in e.sequences) if objective == "sft" else 1 for e in batch]
@@ -266,13 +218,6 @@ def add_references(examples, path, key, load, budget, mesh):
     return [example._replace(reference=tuple(logps)) for example, logps in zip(examples, stored[0])]
 
 
-def write_aside(path, text):
-    """Write a file so that a killed run leaves the old one or the new one."""
-    with open(path + ".new", "w") as file:
-        file.write(text)
-    os.replace(path + ".new", path)
-
-
 def learning_rate(step, steps, peak, schedule, warmup):
     """The rate of step 0 … steps − 1: linear warm-up over a share of the steps, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
@@ -280,50 +225,6 @@ def learning_rate(step, steps, peak, schedule, warmup):
         return peak * (step + 1) / (warm + 1)
     done = (step - warm) / max(steps - warm, 1)
     return peak * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
-
-
-def checkpoints(out):
-    """Folders of the whole checkpoints in OUT, oldest first."""
-    return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
-
-
-def announce_saves(out, model, saves):
-    """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
-    weights = sum(p.numel() for p in model.parameters())
-    number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
-    need, room = 12 * weights * number + 8 * weights, shutil.disk_usage(out).free
-    say(f"{out}: a checkpoint takes {12 * weights:,} bytes, the last two are kept; free are {room:,}")
-    if need > room:
-        raise UserError(f"{out}: {number} checkpoints and the model may take {need:,} bytes and there are {room:,}; "
-                        "make room, name another --out, or save less often (--save-every)")
-
-
-def save_checkpoint(out, model, optimizer, progress, settings):
-    """Write OUT/checkpoint-STEP aside, then rename it; keep the last two."""
-    import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
-    aside = os.path.join(out, "checkpoint-unfinished")
-    if dist.get_rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-    dist.barrier()
-    dcp.save({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=aside)
-    if dist.get_rank() == 0:
-        write_aside(os.path.join(aside, "run.json"), json.dumps({"progress": progress, "settings": settings}, indent=1))
-        os.replace(aside, os.path.join(out, f"checkpoint-{progress['step']}"))
-        for path in checkpoints(out)[:-2]:
-            shutil.rmtree(path)
-    dist.barrier()
-
-
-@contextlib.contextmanager
-def disk_errors(out):
-    """What cannot be written is one line, not a traceback."""
-    from torch.distributed.checkpoint.api import CheckpointException
-    try:
-        yield
-    except (OSError, CheckpointException) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{out}: {reason}; what was saved is whole, make room and go on with --resume") from error
 
 
 @contextlib.contextmanager
@@ -348,25 +249,6 @@ def signals(device):
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, note))
         yield asked
-
-
-def load_checkpoint(path, model, optimizer, settings):
-    """Take up a checkpoint; returns its progress. UserError when it was made with other settings."""
-    import torch.distributed.checkpoint as dcp
-    progress = read_run(path, settings)["progress"]
-    dcp.load({"model": model_state(model), "optimizer": optimizer.state_dict()["state"]}, checkpoint_id=path)
-    say(f"{path}: going on")
-    return progress
-
-
-def read_run(path, settings):
-    """run.json of a checkpoint or of OUT. UserError when it was made with other settings."""
-    with open(os.path.join(path, "run.json")) as file:
-        run = json.load(file)
-    other = [f"--{name.replace('_', '-')}" for name in settings if run["settings"].get(name) != settings[name]]
-    if other:
-        raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same or name another --out", 2)
-    return run
 
 
 def open_log(out, step):
@@ -571,7 +453,7 @@ def main(argv=None):
     args = parse_args(argv)
     folder = find_model(args.model)
     if args.plan:
-        return print_plan(args, folder)
+        return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None)
     with processes(args.device) as mesh:
         pairs, held_out = read_pairs(args, folder)
         load_from = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,

@@ -74,7 +74,7 @@ class Ours:
     """train.py's own step."""
 
     def __init__(self, folder, pairs, mesh, budget, references):
-        import shard
+        from stepdpo import shard
         import train
         self.model = shard.load_model(folder, mesh, seed=0)
         self.optimizer = train.make_optimizer(self.model, 0.0)
@@ -222,7 +222,7 @@ def compare(shape, pairs, budget, rounds, usual, mesh, work):
     """{name: seconds}, {name: bytes}, (distinct tokens of the trie, of pairs, of separate rows)."""
     import torch
     from transformers import AutoConfig
-    from trie import build_trie
+    from stepdpo.trie import build_trie
     kind, folder = mesh.device_type, os.path.join(work, "model")
     make_folder(folder, shape)
     references = reference_logps(folder, pairs, kind)
@@ -285,7 +285,7 @@ def main(argv=None):
     import torch
     import transformers
     import trl
-    import shard
+    from stepdpo import shard
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     with shard.processes(args.device) as mesh:

@@ -27,7 +27,7 @@ import evaluate
 import locate
 import train
 from demo import world as generator
-from steps import format_row
+from stepdpo.rows import format_row
 
 WORLDS = ("decision", "number")
 GRID = [(1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (3e-5, 2.0), (1e-4, 1.0)]  # (rate, β)

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from demo.world import first_wrong_step
-from evaluate import compare, mean_interval, new_problems, percent, rate, remember
+from evaluate import compare, new_problems, rate, remember
+from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
 

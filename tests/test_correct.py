@@ -8,9 +8,10 @@ import pytest
 from conftest import PROBLEMS
 
 from correct import correct
-from evaluate import Reply
-from locate import Verdict, equations_judge, rollouts_judge
-from steps import PREFIX, Refused
+from judges import equations_judge, rollouts_judge
+from judges.verdict import Verdict
+from stepdpo.reply import Refused, Reply
+from stepdpo.task import PREFIX
 
 ROW = {"id": "a#0", "prompt": "Ann has 5 and 3.", "answer": "8",
        "initial_reason_steps": "Think.\nStep 1: Well, 5 and 3.\nStep 2:",

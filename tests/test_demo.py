@@ -9,7 +9,9 @@ import re
 import pytest
 
 from demo import problems, report, reproduce, world
-from steps import PREFIX, encode_step, render_prompt, split_steps
+from stepdpo.prompts import encode_step, render_prompt
+from stepdpo.steps import split_steps
+from stepdpo.task import PREFIX
 
 # told in another way than world.py tells it: by what the sentences say
 DOES = {"+": r"buys|brings|arrive", "-": r"gives away|get lost|are sold", "×": r"swaps each|as many|its size",

@@ -15,11 +15,16 @@ from fractions import Fraction
 import pytest
 from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
-import locate as module
-from evaluate import Reply
-from locate import (Verdict, agree, find_equations, holds, judge_equations, judge_text, llm_judge, locate,
-                    parse_verdict, rollouts_judge)
-from steps import PREFIX, Refused, split_steps
+from judges import agree
+from judges import llm as module
+from judges.equations import find_equations, holds, judge_equations
+from judges.llm import judge_text, llm_judge, parse_verdict
+from judges.rollouts import rollouts_judge
+from judges.verdict import Verdict
+from locate import locate
+from stepdpo.reply import Refused, Reply
+from stepdpo.steps import split_steps
+from stepdpo.task import PREFIX
 
 sys.path.insert(0, str(ROOT / "demo"))
 
@@ -648,7 +653,7 @@ def test_the_cost_counts_replies_and_tokens(run, taught_model):
     row = {**PROBLEMS[0], "answer": "-1", "completion": PROBLEMS[0]["solution"], "bad_step": 1}
     flags = ["--judge", "rollouts", "--model", taught_model, "--rollouts", 6, "--max-tokens", 1]
     done = run("locate.py", *flags, "--score", "-", rows=[row])
-    from steps import encode, load_tokenizer, render_prompt
+    from stepdpo.prompts import encode, load_tokenizer, render_prompt
     tokenizer = load_tokenizer(taught_model)
     prefix = encode(tokenizer, render_prompt(tokenizer, row["prompt"], "chat", "Let's think step by step."))
     assert f"per 1,000 rows    6000 replies, {1000 * (len(prefix) + 6)} tokens" in done.err

@@ -15,7 +15,9 @@ from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared, start, to
 from faulty_server import MENDED
 
 import evaluate
-from steps import PREFIX
+from stepdpo import prompts, sampler, server
+from stepdpo.intervals import mean_interval, wilson
+from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
 ASK = ["--temperature", "1", "--max-tokens", "60"]
@@ -151,7 +153,7 @@ def test_several_samples_are_clustered_by_problem(run):
 
 def test_majority_joins_equal_answers():
     assert evaluate.majority_right([("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True)])
-    assert evaluate.mean_interval([0.5]) == evaluate.wilson(0.5, 1)  # one problem, whose samples differ
+    assert mean_interval([0.5]) == wilson(0.5, 1)  # one problem, whose samples differ
     assert not evaluate.majority_right([(None, False), (None, False), ("2", False), ("1", True)])
 
 
@@ -328,7 +330,7 @@ def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model):
 
 
 def test_a_server_that_only_fails_ends_the_run(run, faulty, tiny_model, monkeypatch):
-    monkeypatch.setattr(evaluate, "TRIES", 1)
+    monkeypatch.setattr(server, "TRIES", 1)
     url = faulty("--rate", 1, "--faults", "html")
     done = run("collect.py", *served(tiny_model, url, "--concurrency", 2), rows=PROBLEMS, code=1)
     assert "5 rows one after another were given up; see to the server, then go on with --resume" in done.err
@@ -433,13 +435,13 @@ def test_sampling_equals_whole_forward_passes(kind, temperature):
         kind, vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, initializer_range=0.5, **window), dtype=torch.float64).eval()
     prompts, limits = [[5], [7, 8, 9] * 5, [5], [11, 12]], [90, 150, 20, 140]
-    found = evaluate.sample_batch(model, prompts, [0, 1, 2, 3], limits, lambda ids: False, temperature, 1.0)
+    found = sampler.sample_batch(model, prompts, [0, 1, 2, 3], limits, lambda ids: False, temperature, 1.0)
     for prompt, limit, answer, seed in zip(prompts, limits, found, range(4)):
         ids = list(prompt)
         for drawn in torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))[:limit]:
             with torch.inference_mode():
                 logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
-            ids += evaluate.pick_tokens(logits, drawn[None], temperature, 1.0).tolist()
+            ids += sampler.pick_tokens(logits, drawn[None], temperature, 1.0).tolist()
         assert answer == ids[len(prompt):]
 
 
@@ -454,11 +456,11 @@ def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
         return [[5] for _ in prompts]
 
     async def leave():
-        ask = evaluate.local_engine(tiny_model, tokenizer, (), 1, None, {"max_tokens": 9, "temperature": 0, "top_p": 1})
+        ask = sampler.local_engine(tiny_model, tokenizer, (), 1, None, {"max_tokens": 9, "temperature": 0, "top_p": 1})
         await asyncio.wait({asyncio.create_task(ask("a", 0))}, timeout=0.2)
 
-    tokenizer = evaluate.load_tokenizer(tiny_model)
-    monkeypatch.setattr(evaluate, "sample_batch", endless)
+    tokenizer = prompts.load_tokenizer(tiny_model)
+    monkeypatch.setattr(sampler, "sample_batch", endless)
     asyncio.run(leave())
     assert 0 < len(tokens) < 10_000
 

@@ -1,4 +1,5 @@
 """Prompts, steps and records. Run alone: pytest tests/test_steps.py"""
+import asyncio
 import json
 import os
 import re
@@ -10,8 +11,13 @@ from conftest import ROOT, SHARED, make_model, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import steps
-from steps import PREFIX, Output, UserError, cut_step, encode_step, find_steps, format_row, render_prompt, split_steps
+from stepdpo import prompts
+from stepdpo.command import UserError
+from stepdpo.journal import Output
+from stepdpo.prompts import encode_step, render_prompt
+from stepdpo.rows import format_row, read_rows
+from stepdpo.steps import cut_step, find_steps, split_steps
+from stepdpo.task import PREFIX
 
 # completion -> what its parts are
 SPLITS = {
@@ -62,8 +68,8 @@ def test_long_hostile_texts_split_at_once():
 
 
 def test_prompt_formats(tiny_model):
-    tokenizer = steps.load_tokenizer(tiny_model)
-    for prompt in steps.PROMPTS:
+    tokenizer = prompts.load_tokenizer(tiny_model)
+    for prompt in prompts.PROMPTS:
         asked = render_prompt(tokenizer, "2 {braces} \\boxed?", prompt, PREFIX)
         assert "2 {braces} \\boxed?" in asked and asked.endswith(PREFIX)
         asked = render_prompt(tokenizer, "p", prompt, PREFIX)
@@ -77,21 +83,21 @@ def test_prompt_formats(tiny_model):
 def test_beginning_of_sequence_stands_once(tmp_path):
     from tokenizers.processors import TemplateProcessing
     make_model(tmp_path)
-    tokenizer = steps.load_tokenizer(str(tmp_path))
+    tokenizer = prompts.load_tokenizer(str(tmp_path))
     assert render_prompt(tokenizer, "p", "raw") == "p"
     tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)])
     text = render_prompt(tokenizer, "p", "raw", "q")
-    assert steps.encode(tokenizer, text).count(tokenizer.bos_token_id) == 1
+    assert prompts.encode(tokenizer, text).count(tokenizer.bos_token_id) == 1
 
 
 def test_no_token_is_cut_at_the_joint(tiny_model):
-    tokenizer = steps.load_tokenizer(tiny_model)
+    tokenizer = prompts.load_tokenizer(tiny_model)
     for context, step in (("Step 1:", " We add"), ("Step 1: ", "We"), ("is 1", "2 + 3"), ("", "x"),
                           ("a\u00e9", "\u00e9b"), ("a", "\ud800b")):
         ids, n = encode_step(tokenizer, context + step, step)
-        assert ids == steps.encode(tokenizer, context + step)
+        assert ids == prompts.encode(tokenizer, context + step)
         assert len(tokenizer.decode(ids[:n])) <= len(context)
         assert n == len(ids) or len(tokenizer.decode(ids[:n + 1])) > len(context)
 
@@ -113,14 +119,14 @@ def test_bad_lines_name_place_and_fact(tmp_path, data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_bytes(data)
     with pytest.raises(UserError, match=re.escape(BAD_LINES[data])):
-        list(steps.read_rows("in.jsonl", ("prompt", "answer")))
+        list(read_rows("in.jsonl", ("prompt", "answer")))
 
 
 def test_rows_are_made_uniform_at_the_edge(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"answer": ["7"]}\n\n{"id": 5, "answer": 3}\n'
                      b'{"answer": "x\xe2\x80\xa8y", "id": "a"}\n{"id": null, "answer": "1"}')
-    rows = list(steps.read_rows(str(path), ("answer",)))
+    rows = list(read_rows(str(path), ("answer",)))
     assert [(row["id"], row["answer"]) for row in rows] == [("1", "7"), ("5", "3"), ("a", "x\u2028y"), ("5", "1")]
 
 
@@ -175,7 +181,7 @@ def test_output_refuses_what_would_do_damage(tmp_path):
         Output("stage", path)
     with pytest.raises(UserError, match="another process is writing it"):
         Output("stage", path, resume=True, settings={"seed": 1})
-    other = "import sys, steps; steps.Output('stage', sys.argv[1], resume=True, settings={'seed': 2})"
+    other = "import sys; from stepdpo.journal import Output; Output('stage', sys.argv[1], resume=True, settings={'seed': 2})"
     done = subprocess.run([sys.executable, "-c", other, path + "2"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     done = subprocess.run([sys.executable, "-c", other.replace("2}", "3}"), path + "2"], cwd=ROOT, capture_output=True,
@@ -238,7 +244,7 @@ def test_a_unit_that_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch
             output.write("b", [{"id": "b", "text": "long enough"} | ({"drop": "why"} if which == "dropped" else {})])
         if which == "journal":
             with pytest.raises(UserError, match="No space left"):
-                steps.asyncio.run(output.once("c", 1, lambda: steps.asyncio.sleep(0, ["a reply"])))
+                asyncio.run(output.once("c", 1, lambda: asyncio.sleep(0, ["a reply"])))
     output.write("d", [{"id": "d"}])
     for file in (output.out, output.dropped, output.journal):
         os.close(file)

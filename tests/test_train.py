@@ -23,15 +23,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from safetensors import safe_open
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-import shard
 import train
-from steps import run_main
-from trie import build_trie
+from stepdpo import checkpoint, plan, shard, trie
+from stepdpo.command import run_main
+from stepdpo.trie import build_trie
 
 FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
 FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
@@ -337,9 +337,9 @@ def test_checkpointing_keeps_what_is_planned(layers, tmp_path, mesh):
     save_stock(tmp_path, **MODELS["llama"], num_hidden_layers=layers)
     whole = build_trie(branches())
     models = [shard.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty) for thrifty in (False, True)]
-    kept, inputs = (train.kept_bytes(model, whole) for model in models)
+    kept, inputs = (trie.kept_bytes(model, whole) for model in models)
     assert inputs < 0.5 * kept
-    planned = train.checkpointed_bytes(kept, layers, 4 * len(whole.ids) * models[0].config.hidden_size)
+    planned = plan.checkpointed_bytes(kept, layers, 4 * len(whole.ids) * models[0].config.hidden_size)
     assert planned == pytest.approx(inputs + (kept - inputs) / layers, rel=0.15)  # one layer is there again in full
 
 
@@ -457,9 +457,9 @@ def test_killed_while_saving(tmp_path):
     kills, torn, resume = 0, 0, []
     while True:
         process, = start(1, tmp_path / "err", *flags, *resume)
-        saved = train.checkpoints(str(out))
+        saved = checkpoint.checkpoints(str(out))
         while kills < 5 and process.is_alive() and not (
-                train.checkpoints(str(out)) != saved and (out / "checkpoint-unfinished").exists()):
+                checkpoint.checkpoints(str(out)) != saved and (out / "checkpoint-unfinished").exists()):
             time.sleep(0.001)
         if kills < 5:
             time.sleep(dice.uniform(0, 0.04))
@@ -500,7 +500,7 @@ def test_a_full_disk_while_saving(tiny_model, tmp_path, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 1 << 40})())  # full later on
         text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", disk / "out", "--batch-size", 4, *flags)
         assert "No space left on device; what was saved is whole, make room and go on with --resume" in text
-        assert code == 1 and train.checkpoints(str(disk / "out"))
+        assert code == 1 and checkpoint.checkpoints(str(disk / "out"))
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         rows = fit(tiny_model, pairs, disk / "out", *flags, "--lr", 5e-7, resume=True)
         assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -546,7 +546,7 @@ def four_ranks(folder, out):
             run = functools.partial(train.run_batch, model, objective="step-dpo", beta=0.4, budget=1000, mesh=mesh)
             train.take_step(run, [example] * 4, model, optimizer, 1e-4, 1.0, progress)
         with peak(found, "checkpoint"):
-            train.save_checkpoint(out, model, optimizer, progress, {})
+            checkpoint.save_checkpoint(out, model, optimizer, progress, {})
         with peak(found, "export"):
             shard.export(model, folder, out)
         state = [tensor for entry in optimizer.state.values() for tensor in entry.values()]
@@ -570,7 +570,7 @@ def test_no_process_holds_the_whole_model(tmp_path):
         # in quarters of the model: 1 of weights; 1 of gradients and 2 of moments; then copies of what is written
         assert shares["load"] < 0.5 and shares["step"] < 1 and max(shares["checkpoint"], shares["export"]) < 0.5
         if rank == 0:
-            planned = train.state_bytes(stock, 4)
+            planned = plan.state_bytes(stock, 4)
             assert sizes == [planned["weights"], planned["Adam's moments"]]
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     for name, weight in stock.state_dict().items():
@@ -584,9 +584,9 @@ def test_planned_activations_are_what_is_kept(name):
     draw = random.Random(0)
     prefix, *steps = ([draw.randrange(1, 97) for _ in range(n)] for n in (90, 30, 25))
     whole = build_trie([(array("i", prefix + step), 90) for step in steps])
-    planned = train.kept_bytes(shard.build_model(config, "meta", torch.float32), whole)
+    planned = trie.kept_bytes(shard.build_model(config, "meta", torch.float32), whole)
     real = shard.build_model(config, "cpu", torch.float32)
-    assert planned == pytest.approx(train.kept_bytes(real, whole), rel=0.15)
+    assert planned == pytest.approx(trie.kept_bytes(real, whole), rel=0.15)
 
 
 def test_plan(run, tiny_model, tmp_path):

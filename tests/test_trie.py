@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import shard
 import train
-import trie
-from steps import UserError
-from trie import build_trie, group_segments, place_trie, split_batch
+from stepdpo import shard, trie
+from stepdpo.command import UserError
+from stepdpo.trie import build_trie, group_segments, place_trie, split_batch
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)

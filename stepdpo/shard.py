@@ -16,8 +16,8 @@ import shutil
 import sys
 import time
 
-from steps import UserError
-from trie import attend, forward
+from stepdpo.command import UserError
+from stepdpo.trie import attend, forward
 
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
@@ -101,6 +101,7 @@ def build_model(config, device, dtype):
     """The model of a configuration, with our attention and head."""
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM
+
     from loss import token_logps
     AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
     with torch.device(device):

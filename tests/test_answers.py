@@ -1,7 +1,7 @@
 r"""The grader: tables of answers that look alike and are not, laws over real golds, hostile input.
 
-Run alone: .venv/bin/python -m pytest -q tests/test_grade.py
-Fuzz for longer: GRADE_FUZZ=20000 .venv/bin/python -m pytest -q tests/test_grade.py -k fuzz
+Run alone: .venv/bin/python -m pytest -q tests/test_answers.py
+Fuzz for longer: GRADE_FUZZ=20000 .venv/bin/python -m pytest -q tests/test_answers.py -k fuzz
 The tables were begun before any case of ../shared/data/grading_cases.jsonl was read.
 """
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 DATA = ROOT.parent / "shared" / "data"
 
-from grade import extract_answer, read_number, same_answer  # noqa: E402
+from stepdpo.answers import extract_answer, read_number, same_answer  # noqa: E402
 
 # (prediction, answer): written differently, equal
 EQUAL = [

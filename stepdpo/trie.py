@@ -14,8 +14,7 @@ import random
 from array import array
 from types import SimpleNamespace
 
-from steps import UserError
-
+from stepdpo.command import UserError
 
 # ------------------------------------------------------------------------------------------------- trie
 

@@ -1,0 +1,1 @@
+"""What the scripts share: functions, a concept a file. Nothing here imports a script."""

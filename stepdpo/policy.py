@@ -1,0 +1,81 @@
+"""Ask a model: `await policy.ask(problem, solution, seed)`, here (sampler.py) or behind a server (server.py)."""
+import asyncio
+import hashlib
+
+from stepdpo.command import UserError
+from stepdpo.prompts import PROMPTS, load_tokenizer, render_prompt, stop_strings
+from stepdpo.reply import Reply
+from stepdpo.sampler import local_engine
+from stepdpo.server import completion_server
+from stepdpo.stage import once
+
+
+def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
+    """The flags that every stage that asks a model shares."""
+    parser.add_argument("--model", help="model folder or hub name, or the name that a server serves")
+    parser.add_argument("--tokenizer", help="tokenizer folder or hub name (default: --model)")
+    parser.add_argument("--base-url", help="OpenAI-compatible server, e.g. http://localhost:8000/v1; key from "
+                                           "OPENAI_API_KEY (default: load --model here)")
+    parser.add_argument("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
+    parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
+    parser.add_argument("--top-p", type=float, default=top_p, help="nucleus to sample from")
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer, in tokens")
+    parser.add_argument("--seed", type=int, default=0, help="sample j of a row has the seed (SEED, id, j)")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at a server")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that a server may take for one reply")
+    parser.add_argument("--batch-size", type=int, default=64, help="answers sampled together by the local engine")
+    parser.add_argument("--device", help="of the local engine (default: cuda if there is one)")
+
+
+def check_ask_flags(args):
+    """UserError for numbers that no engine can use."""
+    for name, low, high in (("temperature", 0, 100), ("top_p", 1e-9, 1), ("max_tokens", 1, 1 << 30),
+                            ("concurrency", 1, 1 << 16), ("timeout", 1e-3, 1e6), ("batch_size", 1, 1 << 16),
+                            ("samples", 1, 1 << 20), ("votes", 1, 1 << 10), ("rollouts", 1, 1 << 16),
+                            ("max_per_prefix", 1, 1 << 20)):
+        value = getattr(args, name, None)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be from {low:g} to {high:g}", 2)
+
+
+def sample_seed(seed, key, j):
+    """The seed of sample j of row `key`: from identity, never from order, so that resuming asks the same."""
+    identity = f"{seed}/{key}/{j}".encode("utf-8", "replace")
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=4).digest()) >> 1
+
+
+def sampling_record(args):
+    """What a sampled row says about how it came to be."""
+    return {name: getattr(args, name) for name in ("model", "prompt", "prefix", "temperature", "top_p", "max_tokens",
+                                                   "seed")}
+
+
+class Policy:
+    """The model under --model, opened when it is first asked: `await policy.ask(problem, solution, seed)`."""
+    def __init__(self, args):
+        self.args, self.opening = args, None
+        self.width = args.concurrency if args.base_url else 4 * args.batch_size  # units that keep it busy
+
+    async def ask(self, problem, solution, seed):
+        """Continue `solution`, the beginning of an answer to `problem`; returns the Reply to what came after it."""
+        if self.opening is None:  # in a thread: Ctrl-C is heard while a large model loads
+            self.opening = asyncio.create_task(asyncio.to_thread(self.open))
+        tokenizer, engine = await asyncio.shield(self.opening)
+        return await engine(render_prompt(tokenizer, problem, self.args.prompt, solution), seed)
+
+    async def ask_once(self, problem, solution, seed):
+        """`ask` for units of many requests: a reply that a killed run had is not asked for again."""
+        return Reply(*await once(seed, lambda: self.ask(problem, solution, seed)))
+
+    def open(self):
+        """(tokenizer, ask) of the model, here or behind a server."""
+        args = self.args
+        if not args.model:
+            raise UserError("no --model: rows without a 'completion' need one to ask", 2)
+        tokenizer, stop = load_tokenizer(args.tokenizer or args.model, "give --tokenizer"), stop_strings(args.prompt)
+        render_prompt(tokenizer, "", args.prompt)  # what is wrong with the template shows before a model is loaded
+        how = dict(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
+        if args.base_url:
+            return tokenizer, completion_server(args.base_url, args.model, tokenizer, stop, args, how)
+        return tokenizer, local_engine(args.model, tokenizer, stop, args.batch_size, args.device, how)
