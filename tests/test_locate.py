@@ -15,13 +15,14 @@ from fractions import Fraction
 import pytest
 from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
-from judges import agree
-from judges import llm as module
-from judges.equations import find_equations, holds, judge_equations
-from judges.llm import judge_text, llm_judge, parse_verdict
-from judges.rollouts import rollouts_judge
+from judges import agree, llm, make_judges
+from judges import rollouts as rollouts_file
+from judges.equations import judge_equations
+from judges.llm import judge_text, parse_verdict
 from judges.verdict import Verdict
-from locate import locate
+from locate import cut_out_error
+from stepdpo.arithmetic import find_equations, holds
+from stepdpo.command import UserError
 from stepdpo.reply import Refused, Reply
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
@@ -94,11 +95,12 @@ def asked(monkeypatch, replies, steps=3, **flags):
                 raise reply
             return Reply(reply, "stop")
         return ask
-    monkeypatch.setattr(module, "chat_server", chat_server)
-    judge = llm_judge("served", argparse.Namespace(**{**FLAGS, **flags}))
+    monkeypatch.setattr(llm, "chat_server", chat_server)
+    judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
     row = {"id": "a", "prompt": "p", "answer": "7"}
     parts = ["", *(f"Step {k}: x\n" for k in range(1, steps + 1))]
-    return asyncio.run(agree(row, parts, {"served": judge})), said, settings[0]
+    verdict = asyncio.run(agree(row, parts, {"served": judge}))
+    return (verdict.bad_step, verdict.words), said, settings[0]
 
 
 def labels(k, steps=3):
@@ -112,7 +114,7 @@ def test_one_reply_is_greedy_and_asked_for_again_in_other_words(monkeypatch):
     assert (found, words) == (2, {"served": labels(2)}) and how["temperature"] == 0
     assert said[1].startswith(said[0]) and "Final Decision:" in said[1][len(said[0]):]
     (found, words), said, _ = asked(monkeypatch, ["What?"] * 9)
-    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == module.JUDGE_TRIES
+    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == llm.JUDGE_TRIES
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -169,7 +171,7 @@ def test_judges_must_agree():
                                ((0, 2), "judges disagree", 2), ((1, "cannot tell"), "cannot tell", 2),
                                (("cannot tell", 1), "cannot tell", 1), ((1, 2, 2), "judges disagree", 2)):
         said.clear()
-        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found
+        assert asyncio.run(agree({"id": "a"}, [""] * 4, judges(*verdicts))).bad_step == found
         assert len(said) == n  # what is lost costs no more
 
 
@@ -361,7 +363,7 @@ def test_equations_judge_on_real_answers():
     """All that it names in 400 real answers was looked at: 49,994 + 20,006 is 70,000."""
     named = {}
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        found, words = judge_equations(row, split_steps(row["completion"]))
+        found, words, _ = judge_equations(row, split_steps(row["completion"]))
         if found and found != "cannot tell":
             named[row["id"]] = row["published_verdict"], words
     said = {f"step 4: 49,994 + 20,006 = {wrong} does not hold" for wrong in ("69,999", "69,990")}
@@ -388,7 +390,7 @@ def test_precision_on_solutions_that_people_wrote():
     for row in [json.loads(line) for line in open(SHARED / "gsm8k_test.jsonl")][2::3]:
         *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
         parts = ["", *(line + "\n" for line in lines)]
-        found, words = judge_equations({**row, "answer": ""}, parts)
+        found, words, _ = judge_equations({**row, "answer": ""}, parts)
         if found and found != "cannot tell":
             false_alarms[row["id"]] = words
         spots = [(k, match) for k, part in enumerate(parts) for match in re.finditer(r"= ?\$?(\d+)(?![\d,.%/])", part)]
@@ -411,7 +413,7 @@ def located(completion, *verdicts, **row):
     async def judge(row, parts, whole, verdicts=iter(verdicts)):
         return Verdict(next(verdicts), "words")
     judges = {str(n): judge for n in range(len(verdicts))}
-    return asyncio.run(locate({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
+    return asyncio.run(cut_out_error({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
 
 
 ANSWER = PREFIX + " a b.\n**Step 2:** c d\n\nStep 3: e\nThe answer is: 9"
@@ -461,7 +463,7 @@ class Success:
 def rollouts(rates, scan=False, n=10, last="The answer is: 9", whole=True, rows=1):
     """(verdict, probes asked for) of the judge of rollouts on an answer of len(rates) - 1 steps."""
     policy = Success(rates)
-    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
+    judge = rollouts_file.make_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
     parts = ["Think.\n", *(f"Step {k}: x\n" for k in range(1, len(rates)))]
     parts[-1] += last
 
@@ -481,7 +483,8 @@ def test_rollouts_find_the_first_step_that_loses_the_answer():
         assert all(right == 5 * (k < bad) for k, (right, n) in verdict.words["probes"].items())
         assert verdict.words["sure"] > 0.99
         verdict, probes = rollouts(rates, scan=True)
-        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])  # the values of all steps
+        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])
+        assert verdict.scores == [*rates[1:8], None]  # the values of all steps; the last one has the answer
     assert rollouts([0.5] * 60 + [0.0])[0].bad_step == 60 and rollouts([0.5] * 60 + [0.0])[1] <= 7
 
 
@@ -501,10 +504,10 @@ def test_how_sure_is_the_chance_that_an_equal_step_would_have_shown():
 
 def test_rollouts_say_when_they_cannot_tell():
     verdict, probes = rollouts([0.0, 0.0, 0.0])
-    assert verdict == ("never solved", {"probes": {0: [0, 10]}}) and probes == 1
+    assert verdict == Verdict("never solved", {"probes": {0: [0, 10]}}) and probes == 1
     assert rollouts([0.5, 0.5, 0.0], last="The answer is: 7")[0].bad_step == 0
     assert rollouts([0.5, 0.5, 0.0, 0.5], last="The answer is: 7", scan=True)[0].bad_step == 2
-    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}), 1)  # one step to verify
+    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}, [None, 0.5]), 1)  # one step to verify
     assert rollouts([0.5, 0.5, 0.0], whole=False)[0].bad_step == 2
 
 
@@ -536,9 +539,67 @@ def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
 def test_rollouts_need_a_policy(run):
     done = run("locate.py", "--judge", "rollouts", rows=[{"id": 1}], code=2)
     assert "--judge rollouts needs --model" in done.err
-    for judge, said in (("equations,", "'' is none; choose"), ("equation", "did you mean equations?"),
-                        ("equations, ./nobody", "'./nobody' is none; choose equations, rollouts, human, a model")):
-        assert said in run("locate.py", "--judge", judge, rows=[{"id": 1}], code=2).err
+
+
+# ------------------------------------------------------------------------------------ finding a judge's file
+
+MINE = """
+from judges.verdict import Verdict
+
+async def judge(row, parts, whole):
+    return Verdict(%s, "because")
+"""
+TUNED = """
+from judges.verdict import Verdict
+
+def make_judge(args, policy):
+    async def judge(row, parts, whole):
+        return Verdict(args.votes, {"policy": policy, "model": args.judge_model}, [0.5] * (len(parts) - 1))
+    return judge
+"""
+WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
+
+
+def test_a_judge_is_a_file(run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % 2)
+    (tmp_path / "tuned.py").write_text(TUNED)
+    row, = run("locate.py", "--judge", "mine.py,tuned.py", "--votes", 2, rows=[WRONG]).rows
+    assert row["bad_step"] == 2 and row["judge"] == "mine.py,tuned.py" and row["rejected"] == " b\nThe answer is: 9"
+    assert row["verdict"] == {"mine.py": "because", "tuned.py": {"policy": None, "model": None}}
+    assert row["step_scores"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("bad_step, said", [
+    (3, "judge mine.py: names step 3 of row a, which has 2; steps count from 1"), (-1, "names step -1 of row a")])
+def test_a_judge_that_names_no_step_ends_the_run(bad_step, said, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % bad_step)
+    assert said in run("locate.py", "--judge", "mine.py", rows=[WRONG], code=1).err
+
+
+NO_JUDGE = {  # --judge -> what is said
+    "equations,": "'' is none; choose equations, human, llm",
+    "equation": "'equation' is none; did you mean equations?", "rollout,equations": "did you mean rollouts?",
+    "equations, ./nobody": "'./nobody' is none; choose equations", "nobody.py": "no file 'nobody.py'",
+    "llm": "say which, as llm:MODEL", "equations:gpt": "equations takes no model; leave 'gpt' out",
+    "llmm:folder": "did you mean llm?", "empty.py": "has neither `judge` nor `make_judge`",
+}
+
+
+@pytest.mark.parametrize("name", NO_JUDGE)
+def test_a_slip_of_the_pen_is_no_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(UserError) as error:
+        make_judges(name, argparse.Namespace(model=None))
+    assert NO_JUDGE[name] in str(error.value) and error.value.code == 2
+
+
+@pytest.mark.parametrize("name, model", [("gpt-5", "gpt-5"), ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+                                         ("qwen3:8b", "qwen3:8b"), ("llm:equations", "equations")])
+def test_any_other_name_is_a_model(name, model, monkeypatch):
+    monkeypatch.setattr(llm, "make_judge", lambda args, policy: args.judge_model)
+    assert make_judges(name, argparse.Namespace()) == {name: model}
 
 
 # -------------------------------------------------------------------------------------------------- human
