@@ -1,39 +1,52 @@
-"""Many coroutines ask for one thing each; what they ask for is worked on in batches, in a thread."""
+"""Requests that come one at a time, worked on together."""
 import asyncio
 
 
 def batched(work, batch_size, over):
-    """put(*request) -> result, by way of work([request, ...]) -> [result, ...], which runs in a thread.
+    """put(item, seed): a coroutine whose result is what `work` makes of the item.
 
-    Each request begins with something that has a length. Waiting requests are sorted by it, so that a batch holds
-    requests of about one length. `over` is set when nobody waits any more, for the thread to stop.
+    work([(item, seed), ...]) -> results, in the same order. It runs in a thread, on at most `batch_size` items, those
+    of about one length. An error of `work` reaches everyone who waits for this batch.
+    over: a threading.Event, set when the program ends, so that `work` can stop in the middle.
+
+        put(aaa) put(b) put(cc) put(dddd)     waiting, sorted by length: b cc aaa dddd
+                                              batch_size 2: work([b, cc]), then work([aaa, dddd])
     """
-    waiting, worker = [], None
+    arrivals = asyncio.Queue()
+    consumer = None
 
-    async def serve():
-        while waiting:
-            await asyncio.sleep(0)  # let every unit that is ready put its request in
-            waiting.sort(key=lambda entry: len(entry[0][0]))
-            batch = waiting[:batch_size]
-            del waiting[:batch_size]
-            try:
-                results = await asyncio.to_thread(work, [request for request, _ in batch])
-            except asyncio.CancelledError:
-                over.set()
-                raise
-            for (_, future), result in zip(batch, results):
-                if not future.cancelled():
-                    future.set_result(result)
-            await asyncio.sleep(0)
+    async def put(item, seed):
+        nonlocal consumer
+        if consumer is None:
+            consumer = asyncio.create_task(consume())
+        answer = asyncio.get_running_loop().create_future()
+        arrivals.put_nowait((item, seed, answer))
+        return await answer
 
-    async def put(*request):
-        nonlocal worker
-        future = asyncio.get_running_loop().create_future()
-        waiting.append((request, future))
-        if worker is None or worker.done():
-            worker = asyncio.create_task(serve())
-        done, _ = await asyncio.wait({future, worker}, return_when=asyncio.FIRST_COMPLETED)
-        if future not in done:
-            worker.result()  # an error in the work must not leave everyone waiting
-        return await future
+    async def consume():
+        waiting = []
+        while True:
+            if not waiting:
+                waiting.append(await arrivals.get())
+            await asyncio.sleep(0)  # let every unit that is ready put its item in
+            while not arrivals.empty():
+                waiting.append(arrivals.get_nowait())
+            waiting.sort(key=lambda request: len(request[0]))
+            batch, waiting = waiting[:batch_size], waiting[batch_size:]
+            await serve(batch)
+
+    async def serve(batch):
+        try:
+            results = await asyncio.to_thread(work, [(item, seed) for item, seed, _ in batch])
+        except asyncio.CancelledError:
+            over.set()
+            raise
+        except Exception as error:
+            for _, _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, _, answer), result in zip(batch, results):
+            if not answer.done():  # whoever asked may have been cancelled meanwhile
+                answer.set_result(result)
     return put
