@@ -39,6 +39,11 @@ OWN_JUDGES = sorted({path.stem for path in HERE.glob("*.py")} - {"__init__", "ve
 def add_judge_flags(parser):
     """The flags that decide how a judge judges, for locate.py and correct.py --verify."""
     parser.add_argument("--judge-url", help="OpenAI-compatible server of the judge (default: the OpenAI variables)")
+    parser.add_argument("--judge-max-tokens", type=int, default=16384,
+                        help="longest reply of an LLM judge, its reasoning included")
+    parser.add_argument("--judge-extra-body", metavar="JSON",
+                        help="an object that goes into each request to the judge's server, e.g. "
+                             "'{\"reasoning_effort\": \"low\"}'")
     parser.add_argument("--votes", type=int, default=1, help="replies of an LLM judge, of which the majority counts")
     parser.add_argument("--neutral-is-error", action="store_true", help="as in the paper's release")
     parser.add_argument("--rollouts", type=int, default=8, help="continuations from each probed prefix")

@@ -1,4 +1,5 @@
 """The judge that is a language model, behind a server or here."""
+import argparse
 import asyncio
 import json
 import os
@@ -6,6 +7,7 @@ import re
 from collections import Counter
 
 from judges.verdict import Verdict
+from stepdpo.command import UserError
 from stepdpo.policy import sample_seed
 from stepdpo.prompts import load_tokenizer, render_chat
 from stepdpo.reply import Refused, Reply
@@ -15,7 +17,9 @@ from stepdpo.stage import once
 from stepdpo.steps import strip_header
 
 MODEL = "MODEL"
-JUDGE_TRIES = 3
+JUDGE_TRIES = 3  # for a reply that cannot be read
+CUT_TRIES = 2  # for one that is cut: each of them costs the whole budget
+CUT = "judge cut by --judge-max-tokens"
 JUDGE_PROMPT = """Here is a problem{and_reference} and an answer to check, step by step. Find the first step \
 that is incorrect, if there is one.
 
@@ -26,12 +30,16 @@ Answer to check:
 {preamble}{steps}
 
 First analyse the steps one after another, in at most 200 words. Then write a line "Final Decision:" and below it one \
-label for each step, "Step 1: correct; Step 2: neutral; ...": correct, neutral (it neither helps nor harms) or \
+label for each step, "Step 1: LABEL; Step 2: LABEL; ...". A label is correct, neutral (it neither helps nor harms) or \
 incorrect. Stop at the first incorrect step."""
 REMINDER = "\n\nEnd with the line \"Final Decision:\" and the labels, nothing else."
 # "Step 2: correct", "**Step 2:** Incorrect", "step 2 is neutral"
 LABEL = re.compile(r"step\s*(\d{1,6})\W{1,6}(?:is\s+)?(incorrect|correct|neutral)", re.I)
+# "Step 1: correct; Step 2: neutral; ...": not a verdict, but how one looks
+EXAMPLE = re.compile(r"step\s*1:\s*correct;\s*step\s*2:\s*neutral;\s*(?:\.\.\.|…)", re.I)
 FENCE = re.compile(r"```(?:json)?")  # around JSON: "```json"
+THOUGHT_BEGINS = re.compile(r"<think(?:ing)?>|\[THINK\]", re.I)  # "<think>Step 2 is wrong? No.</think>"
+THOUGHT_ENDS = re.compile(r"</think(?:ing)?>|\[/THINK\]", re.I)
 
 
 def judge_text(row, parts):
@@ -50,9 +58,20 @@ def judge_text(row, parts):
                                preamble=preamble, steps="\n".join(steps))
 
 
+def strip_thoughts(reply):
+    """The reply without its reasoning, in which a judge may say this and that.
+
+    All up to the last closing tag goes, for a server may leave out the opening one; so does what was never closed.
+    """
+    closed = [match.end() for match in THOUGHT_ENDS.finditer(reply)]
+    text = reply[closed[-1]:] if closed else reply
+    opened = THOUGHT_BEGINS.search(text)
+    return text[:opened.start()] if opened else text
+
+
 def parse_labels(reply):
     """(step, label) pairs of a judge's reply: a JSON object at its end, or the text after the last "Final Decision"."""
-    text = FENCE.sub("", reply)
+    text = EXAMPLE.sub("", FENCE.sub("", strip_thoughts(reply)))
     try:
         found = json.loads(text[max(text.rfind("{"), 0):text.rfind("}") + 1], strict=False)
     except ValueError:
@@ -94,26 +113,42 @@ def judge_temperature(args):
 
 
 def make_judge(args, policy):
-    """A judge that asks a model for `--votes` replies; one that cannot be read is asked for again with a reminder."""
-    name = args.judge_model
-    how = dict(temperature=judge_temperature(args), top_p=args.top_p, max_tokens=args.max_tokens)
-    tokenizer = load_tokenizer(name) if os.path.isdir(name) and not args.judge_url else None
+    """A judge that asks a model for `--votes` replies.
+
+    A reply that cannot be read is asked for again with a reminder, JUDGE_TRIES times in all; one that is cut, or empty
+    because reasoning took all of it, CUT_TRIES times. What the server refuses of this row costs the vote.
+    """
+    name, extra = args.judge_model, read_object("--judge-extra-body", args.judge_extra_body)
+    if args.judge_max_tokens < 1:
+        raise UserError(f"--judge-max-tokens {args.judge_max_tokens}: must be at least 1", 2)
+    how = dict(temperature=judge_temperature(args), top_p=args.top_p, max_tokens=args.judge_max_tokens)
+    local = os.path.isdir(name) and not args.judge_url
+    if local and extra:
+        raise UserError("--judge-extra-body goes to a server, and the judge is a folder; give --judge-url", 2)
+    tokenizer = load_tokenizer(name) if local else None
     ask = None
 
     def open_judge():
-        if tokenizer:
+        if local:
             return local_engine(name, tokenizer, (), args.batch_size, args.device, how)
-        return chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY")
+        limits = argparse.Namespace(**{**vars(args), "extra_body": extra})
+        return chat_server(args.judge_url, name, limits, how, key="JUDGE_API_KEY")
 
     async def vote(row, text, n_steps, j):
+        cut = 0
         for again in range(JUDGE_TRIES):
             asked = text + again * REMINDER  # asked in the same words, a greedy judge would say the same
-            asked = render_chat(tokenizer, asked) if tokenizer else asked
+            asked = render_chat(tokenizer, asked) if local else asked
             seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
             try:
                 reply = Reply(*await once(seed, lambda: ask(asked, seed)))
             except Refused as error:  # costs this vote, not the others
                 return Verdict(error.args[0], "".join(error.args[1:]))
+            if reply.finish_reason == "length":
+                bad_step, cut = CUT, cut + 1
+                if cut == CUT_TRIES:
+                    break
+                continue
             bad_step = parse_verdict(reply.text, n_steps, args.neutral_is_error)
             if bad_step != "unparsed":
                 break
@@ -131,3 +166,14 @@ def make_judge(args, policy):
         majority = 2 * n > args.votes
         return Verdict(winner if majority else "no majority", [vote.words for vote in votes])
     return judge
+
+
+def read_object(flag, text):
+    """The JSON object that a flag holds, {} where it is not given. UserError for anything else."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"""{flag} {text[:80]!r}: not a JSON object, as is '{{"reasoning_effort": "low"}}'""", 2)
+    return value

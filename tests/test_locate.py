@@ -53,6 +53,10 @@ REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, 
     "": "unparsed",
     "{" * 100_000: "unparsed",
     '{"Step 1": ["incorrect"]}': "unparsed",
+    "<think>Final Decision: Step 1: incorrect? No.</think>Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "Final Decision: Step 1: incorrect</think>\nFine. Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "<think>Hm. Final Decision: Step 1: incorrect": "unparsed", "[THINK]Final Decision: Step 1: incorrect": "unparsed",
+    "Final Decision: Step 1: correct; Step 2: incorrect; ...": 2,
 }
 
 
@@ -66,6 +70,14 @@ def test_neutral_is_no_error_unless_asked():
     assert parse_verdict(reply, 2) == 2 and parse_verdict(reply, 2, neutral_is_error=True) == 1
 
 
+@pytest.mark.parametrize("quote", [
+    'I am to write "Final Decision:" and below it "Step 1: correct; Step 2: neutral; ...": correct, neutral or incorrect.',
+    judge_text({"prompt": "p"}, ["", "a", "b"]), "Final Decision:\n**Step 1: correct; Step 2: neutral; …**"])
+def test_a_reply_that_only_quotes_how_labels_look_is_unparsed(quote):
+    assert parse_verdict(quote, 2) == "unparsed"
+    assert parse_verdict(quote + "\nFinal Decision: Step 1: correct; Step 2: neutral", 2) == 0
+
+
 def test_what_a_judge_is_shown():
     row = {"prompt": "{p}", "answer": "7", "solution": "So 7."}
     shown = judge_text(row, ["Let us think.\n", "Step 1: a\n", "**Step 7:** b\n"])
@@ -76,7 +88,7 @@ def test_what_a_judge_is_shown():
 
 
 FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_error=False, judge_url=None, seed=0,
-             concurrency=4, timeout=5, batch_size=8, device=None)
+             concurrency=4, timeout=5, batch_size=8, device=None, judge_max_tokens=99, judge_extra_body=None)
 
 
 def asked(monkeypatch, replies, steps=3, **flags):
@@ -84,7 +96,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
     said, seen, settings, replies = [], set(), [], iter(replies)
 
     def chat_server(url, name, limits, how, key):
-        settings.append(how)
+        settings.append({**how, "extra_body": limits.extra_body})
 
         async def ask(text, seed):
             assert (text, seed) not in seen, "nothing is asked twice"
@@ -93,7 +105,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
             reply = next(replies)
             if isinstance(reply, Exception):
                 raise reply
-            return Reply(reply, "stop")
+            return reply if isinstance(reply, Reply) else Reply(reply, "stop")
         return ask
     monkeypatch.setattr(llm, "chat_server", chat_server)
     judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
@@ -115,6 +127,26 @@ def test_one_reply_is_greedy_and_asked_for_again_in_other_words(monkeypatch):
     assert said[1].startswith(said[0]) and "Final Decision:" in said[1][len(said[0]):]
     (found, words), said, _ = asked(monkeypatch, ["What?"] * 9)
     assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == llm.JUDGE_TRIES
+
+
+def test_a_cut_reply_is_no_verdict_and_is_asked_for_again_once(monkeypatch):
+    """Nothing is read in it: what stands there may have been taken back later. Empty is what reasoning leaves."""
+    cut = Reply(labels(1), "length")
+    (found, words), said, how = asked(monkeypatch, [cut, Reply("", "length"), labels(2)])
+    assert (found, words) == (llm.CUT, {"served": ""}) and len(said) == 2 and how["max_tokens"] == 99
+    assert asked(monkeypatch, [cut, labels(2)])[0][0] == 2
+    assert asked(monkeypatch, ["What?", cut, labels(2)])[0][0] == 2
+    (found, _), said, _ = asked(monkeypatch, [cut, cut, labels(2)], votes=2)  # one vote each
+    assert found == "no majority" and len(said) == 3
+
+
+def test_what_else_goes_into_a_request(monkeypatch):
+    extra = '{"reasoning_effort": "low"}'
+    assert asked(monkeypatch, [labels(2)], judge_extra_body=extra)[2]["extra_body"] == {"reasoning_effort": "low"}
+    for wrong in ("[1]", "{", "low", "[" * 100_000):
+        with pytest.raises(UserError, match="--judge-extra-body .*: not a JSON object") as error:
+            asked(monkeypatch, [], judge_extra_body=wrong)
+        assert error.value.code == 2 and "\n" not in str(error.value)
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -150,13 +182,13 @@ def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
     make_model(tmp_path / "M", max_position_embeddings=2048)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
     rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
-    flags = ["--judge", "M", "--max-tokens", 16, "--temperature", 1]
+    flags = ["--judge", "M", "--judge-max-tokens", 16, "--temperature", 1]
     done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
-    assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
+    assert "3 in, 0 kept, 3 dropped (judge cut by --judge-max-tokens 3)" in done.err
     dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}
     scored = run("locate.py", *flags, "--batch-size", 2, "--score", "-", rows=[{**row, "bad_step": 1} for row in rows])
     assert {row["id"]: row["verdict"]["M"] for row in scored.rows} == dropped and any(dropped.values())
-    assert "per 1,000 rows    3000 replies" in scored.err
+    assert "per 1,000 rows    2000 replies" in scored.err  # once and once again
 
 
 def test_judges_must_agree():
