@@ -22,6 +22,8 @@ the cheap ones first. A judge that is not sure drops the row and says why. The r
 What every judge does with odd answers
   text before Step 1: context, shown to a model or a person, and never at fault
   no `Step` headers: split at blank lines ("split": "paragraphs")
+  one header and several paragraphs: dropped as "one step of several paragraphs", unless --split says what they are;
+    stepdpo/steps.py says which spellings are headers
   a right final answer: dropped before anybody is asked. --score asks; then rollouts find no error unless they --scan
   right steps before a wrong last line ("The answer is: 9"): an error of the last step, to which that line belongs
   steps that repeat are steps, and sixty are as good as three
@@ -39,20 +41,28 @@ from stepdpo.intervals import percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
 from stepdpo.reply import SPENT
 from stepdpo.stage import add_record_flags, open_output
-from stepdpo.steps import cut_step, find_steps, split_steps
+from stepdpo.steps import SPLITS, cut_step, find_steps, hides_steps, split_steps
 from stepdpo.task import is_right
 
 
-async def cut_out_error(row, judges):
-    """The row with its first wrong step cut out, or with the reason why there is none."""
+ONE_STEP = "one step of several paragraphs"
+
+
+async def cut_out_error(row, judges, split=None):
+    """The row with its first wrong step cut out, or with the reason why there is none.
+
+    split: "headers" or "paragraphs", where steps begin; None decides by the text, and drops what may be either.
+    """
     completion = row["completion"]
     right = row["correct"] if isinstance(row.get("correct"), bool) else is_right(row, completion)
     if right:
         return {**row, "drop": "answer is right"}
-    spans, split = find_steps(completion)
+    if split is None and hides_steps(completion):
+        return {**row, "drop": ONE_STEP}
+    spans, split = find_steps(completion, split)
     if not spans:
         return {**row, "drop": "no steps"}
-    verdict = await agree(row, split_steps(completion), judges)
+    verdict = await agree(row, split_steps(completion, split), judges)
     row = {**row, **verdict_fields(verdict, judges), "split": split}
     if isinstance(verdict.bad_step, str):
         return {**row, "drop": verdict.bad_step}
@@ -156,6 +166,8 @@ def main(argv=None):
     parser.add_argument("--judge", required=True, help="equations, rollouts, human, prm:FOLDER, a judge's file.py, or "
                                                        "a model; several, joined by commas, must agree")
     add_judge_flags(parser)
+    parser.add_argument("--split", choices=SPLITS, help="where steps begin (default: at headers, in an answer without "
+                                                        "headers at blank lines)")
     parser.add_argument("--score", metavar="FILE", help="rows with known labels: report how good the judge is")
     args = parser.parse_args(argv)
     check_ask_flags(args)
@@ -163,11 +175,19 @@ def main(argv=None):
     if args.score:
         return score_judges(args, judges)
 
-    async def work(row):
-        return [await cut_out_error(row, judges)]
+    count = Counter()
 
-    return run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
+    async def work(row):
+        row = await cut_out_error(row, judges, args.split)
+        count[row.get("drop")] += 1
+        return [row]
+
+    code = run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
                       args.concurrency, judges)
+    if count[ONE_STEP]:
+        print(f"locate.py: {count[ONE_STEP]} answers have one step header and several paragraphs; --split paragraphs "
+              "makes each paragraph a step, --split headers takes the answer as one step", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -477,6 +477,21 @@ def test_paragraphs_stand_in_for_missing_headers():
     assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
 
 
+def test_one_step_of_several_paragraphs_is_said_and_what_to_do(run):
+    """Not cut as one step without a word: the whole answer would be the wrong step."""
+    row = {"id": 1, "prompt": "p", "answer": "7", "completion": PREFIX + " a.\n\nSecond, b.\n\nThe answer is: 9"}
+    said = run("locate.py", "--judge", "equations", rows=[row, WRONG]).err
+    assert "one step of several paragraphs 1" in said and "--split paragraphs makes each paragraph a step" in said
+    assert "--split" not in run("locate.py", "--judge", "equations", "--split", "headers", rows=[row]).err
+    completion = row["completion"]
+
+    async def judge(row, parts, whole):
+        assert "".join(parts) == completion and len(parts) == 4
+        return Verdict(2, "words")
+    cut = asyncio.run(cut_out_error({**row, "id": "1"}, {"J": judge}, "paragraphs"))
+    assert (cut["split"], cut["rejected"]) == ("paragraphs", "Second, b.")
+
+
 # ------------------------------------------------------------------------------------------------ rollouts
 
 class Success:
