@@ -16,7 +16,7 @@ import asyncio
 
 from judges import add_judge_flags, agree, make_judges, run_judged
 from stepdpo.command import Help, run_main
-from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
+from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed
 from stepdpo.stage import add_record_flags, open_output
 from stepdpo.steps import cut_step, split_steps
 from stepdpo.task import is_right
@@ -41,7 +41,7 @@ async def correct(row, policy, samples, max_per_prefix, judges):
             continue
         seen.add(chosen.strip())
         pair = {**row, "id": f"{row['id']}/{m}", "chosen": chosen, "full_chosen": reply.text,
-                "sampling": sampling_record(policy.args)}
+                "sampling": policy.sampling_record()}
         if judges:
             error, pair["verified"] = await agree(pair, split_steps(prefix + chosen, split), judges, whole=False)
             if error != 0:

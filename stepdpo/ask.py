@@ -1,5 +1,5 @@
 """Ask for an answer to a problem and grade it: what collect.py and evaluate.py do alike."""
-from stepdpo.policy import sample_seed, sampling_record
+from stepdpo.policy import sample_seed
 from stepdpo.task import extract_answer, same_answer
 
 
@@ -10,7 +10,7 @@ async def answer_row(row, policy):
         key, j = row["id"].rsplit("#", 1)
         reply = await policy.ask(row["prompt"], args.prefix, sample_seed(args.seed, key, j))
         row = {**row, "completion": args.prefix + reply.text, "finish_reason": reply.finish_reason,
-               "sampling": sampling_record(args)}
+               "sampling": policy.sampling_record()}
     pred = extract_answer(row["completion"])
     return {**row, "pred": pred, "correct": pred is not None and same_answer(pred, row["answer"], row["prompt"])}
 

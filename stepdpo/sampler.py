@@ -4,7 +4,7 @@ import threading
 from stepdpo.batching import batched
 from stepdpo.command import UserError
 from stepdpo.prompts import encode
-from stepdpo.reply import SPENT, Refused, trim
+from stepdpo.reply import SPENT, TOO_LONG, Refused, trim
 
 
 def load_for_sampling(folder, device=None):
@@ -116,13 +116,13 @@ def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
                            position_ids=mask.sum(-1, keepdim=True) - 1).logits[:, -1]
 
 
-def local_engine(folder, tokenizer, stop, batch_size, device, how):
+def local_engine(folder, tokenizer, stop, batch_size, device, how, end=()):
     """ask() for a model in this process."""
     model, over = load_for_sampling(folder, device), threading.Event()
     room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
     vocabulary = model.get_input_embeddings().num_embeddings
     eos = model.generation_config.eos_token_id
-    eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *end} - {None}
 
     def ended(ids):
         return over.is_set() or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
@@ -145,7 +145,7 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
     async def ask(text, seed):
         prompt = encode(tokenizer, text)
         if not 0 < len(prompt) < room:
-            raise Refused("prompt longer than the context" if prompt else "empty prompt")
+            raise Refused(TOO_LONG if prompt else "empty prompt")
         if max(prompt) >= vocabulary:
             raise UserError(f"{folder}: its {vocabulary} token embeddings do not cover the tokenizer's {max(prompt)}; "
                             "give the --tokenizer that belongs to the model", 2)
