@@ -41,7 +41,7 @@ from stepdpo.shard import (
     processes,
     say,
 )
-from stepdpo.trie import epoch_batches, score, split_batch
+from stepdpo.trie import epoch_batches, sequence_logps, split_batch
 
 # sequences: [(token ids, index of the first target)], chosen before rejected; reference: their summed log-probs under
 # the reference policy, None until it was asked
@@ -133,6 +133,15 @@ def load_examples(path, tokenizer, objective, prompt, limit, vocabulary, eos=Fal
 
 
 # ------------------------------------------------------------------------------------------------- loop
+
+def score(model, examples, device):
+    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
+    import torch
+    sequences = [sequence for side in zip(*(example.sequences for example in examples)) for sequence in side]
+    logps, slots = sequence_logps(model, sequences, device)
+    lengths = torch.tensor([len(ids) - start for ids, start in sequences], device=device)
+    return torch.segment_reduce(logps, "sum", lengths=lengths), lengths, slots
+
 
 def run_batch(model, batch, objective, beta, budget, mesh, **variant):
     """({metric: weighted mean over the global batch}, slots computed). Accumulates gradients where they are enabled.

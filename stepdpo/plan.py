@@ -49,8 +49,8 @@ def print_plan(args, folder, pairs):
     size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
     model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
     trie = largest_trie(args, pairs)
-    every, head = sum(p.numel() for p in model.parameters()), model.lm_head.weight.numel()
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    every, head = sum(p.numel() for p in model.parameters()), model.head.weight.numel()
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
     kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
     working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
                "head's workspace": 12 * BLOCK_LOGITS + reduced * head}

@@ -29,7 +29,7 @@ from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, sco
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import train
-from stepdpo import checkpoint, plan, shard, trie
+from stepdpo import checkpoint, export, plan, shard, trie
 from stepdpo.command import run_main
 from stepdpo.trie import build_trie
 
@@ -95,7 +95,7 @@ def test_loss_of_a_batch_is_its_formula(objective, budget, tmp_path, mesh):
         assert means["logps/chosen"] == pytest.approx(((weights * sums[:, 0]).sum() / weights.sum()).item(), abs=1e-4)
     expected.backward()
     theirs = dict(stock.named_parameters())
-    for key, weight in model.named_parameters():
+    for key, weight in model.model.named_parameters():
         torch.testing.assert_close(weight.grad.full_tensor(), theirs[key].grad, rtol=1e-3, atol=1e-5)
 
 
@@ -701,7 +701,7 @@ def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeyp
     (tmp_path / "out" / "export").mkdir(parents=True)
     (tmp_path / "out" / "export" / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b"of a killed export")
     size = sum(weight.numel() * weight.element_size() for weight in stock.parameters())
-    monkeypatch.setattr(shard, "FILE_BYTES", size // files + 1)
+    monkeypatch.setattr(export, "FILE_BYTES", size // files + 1)
     shard.export(model, folder, str(tmp_path / "out"))
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="sdpa")
     assert back.dtype == getattr(torch, dtype)
