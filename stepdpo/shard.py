@@ -112,16 +112,19 @@ def build_model(config, device, dtype):
     return model.eval()  # no dropout, as a module or a function: policy and reference are asked alike
 
 
-def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False):
+def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
     """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
 
     Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    prepare(model): what is done to the model on "meta", before it is sharded.
     offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
     computed again by the backward pass. compiled: torch.compile on each layer around its attention.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
     model = build_model(load_config(folder), "meta", torch.float32)
+    if prepare:
+        prepare(model)
     for layer in model.model.layers:
         if compiled:
             layer.forward = torch.compile(layer.forward, dynamic=True)

@@ -10,7 +10,6 @@ segments of similar lengths, CUDA all at once by `varlen_attn`. Slow oracle of b
 """
 import functools
 import math
-import random
 from array import array
 from types import SimpleNamespace
 
@@ -51,55 +50,6 @@ def build_trie(sequences):
     return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
                            targets=[token for _, token in reads], picks=[i for pick in picks for i in pick],
                            lengths=[len(pick) for pick in picks])
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-def epoch_batches(examples, batch_size, seed, shuffle, epoch):
-    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
-
-    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
-    batch (cut where it is larger), so that the size of a batch varies around batch_size.
-    """
-    groups = {}
-    for i, example in enumerate(examples):
-        ids, start = example.sequences[0]
-        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
-    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
-    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
-    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
-        end += len(piece)
-        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
-    return batches
-
-
-def split_batch(batch, budget, world):
-    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
-
-    Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
-    micro-batch may be empty.
-    """
-    batch = sorted(batch, key=lambda example: example.sequences[0][0])
-    firsts = [example.sequences[0][0][:-1] for example in batch]
-    alone = [len(build_trie(example.sequences).ids) for example in batch]
-    new = [n - shared for n, shared in zip(alone, [0, *map(common, firsts, firsts[1:])])]
-
-    def fill(room):
-        micros, used = [], math.inf
-        for example, n, first in zip(batch, new, alone):
-            if used + n <= room:
-                micros[-1].append(example)
-                used += n
-            else:
-                micros.append([example])
-                used = first
-        return micros
-
-    micros, room = fill(budget), min(budget, sum(alone))
-    count = -(-len(micros) // world) * world
-    while (room := 0.9 * room) >= max(alone) and len(even := fill(room)) <= count:
-        micros = even  # as even as they come: the largest decides how long all processes take
-    return micros + [[]] * (count - len(micros))
 
 
 # -------------------------------------------------------------------------------------------- attention
@@ -250,13 +200,14 @@ def forward(model, trie):
     return model.lm_head(hidden[0, trie.reads], trie.targets)
 
 
-def score(model, examples, device):
-    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
-    import torch
-    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
+def sequence_logps(model, sequences, device):
+    """(log-probs of all targets, (N,), one sequence after another in the order given; how many slots it took).
+
+    sequences: [(token ids, index of the first target)].
+    """
+    trie = build_trie(sequences)
     placed = place_trie(trie, device)
-    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
-    return sums, placed.lengths, len(trie.ids)
+    return model(placed)[placed.picks], len(trie.ids)
 
 
 def kept_bytes(model, trie):
