@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from demo.world import first_wrong_step
-from evaluate import compare, new_problems, rate, remember
+from evaluate import add_answer, difference_to, share_right
 from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
@@ -31,13 +31,13 @@ def accuracies(before: list[dict], after: list[dict]):
     for name, is_right in (("final answer right", lambda row: row["correct"]), ("every step right", right_throughout)):
         scores = []
         for rows in (before, after):
-            problems = new_problems()
+            problems = {}
             for row in rows:
-                remember(problems, {**row, "correct": is_right(row)})
+                add_answer(problems, {**row, "correct": is_right(row)})
             scores.append(problems)
         cells = [(sum(rates) / len(rates), mean_interval(rates))
-                 for rates in ([rate(problem) for problem in problems.values()] for problems in scores)]
-        yield name, cells, compare(scores[1], scores[0]).removeprefix("difference ").split(" over ")[0]
+                 for rates in ([share_right(problem) for problem in problems.values()] for problems in scores)]
+        yield name, cells, difference_to(scores[1], scores[0]).removeprefix("difference ").split(" over ")[0]
 
 
 def judge_lines(located: list[dict], pairs: list[dict]):

@@ -2,6 +2,7 @@
 import argparse
 import asyncio
 import functools
+import json
 import math
 
 from judges.verdict import Verdict
@@ -48,21 +49,22 @@ def rollouts_judge(args, policy=None):
         seeds = [sample_seed(args.seed, f"{problem}\n{prefix}", m) for m in range(n)]
         replies = await asyncio.gather(*(policy.ask_once(problem, prefix, seed) for seed in seeds))
         preds = [extract_answer(prefix + reply.text) for reply in replies if reply.finish_reason != "length"]
-        return [sum(same_answer(pred, answer, problem) for pred in preds if pred), n]
+        gold = json.loads(answer)
+        return [sum(same_answer(pred, gold, problem) for pred in preds if pred is not None), n]
 
     @functools.lru_cache(10_000)  # answers to one problem follow one another
     def probe(*what):
         return asyncio.ensure_future(sample(*what))
 
     async def judge(row, parts, whole):
-        if not row.get("answer"):
+        if row.get("answer") is None:
             return Verdict("no answer", None)
         probes, last = {}, len(parts) - 1
 
         async def reaches(k):
             prefix = "".join(parts[:k + 1]).rstrip()  # tokens like "\nStep" begin with the white space
             key = f"{k} {sample_seed(args.seed, prefix, 'probe')}"
-            probes[k] = await once(key, lambda: probe(row["prompt"], prefix, row["answer"]))
+            probes[k] = await once(key, lambda: probe(row["prompt"], prefix, json.dumps(row["answer"])))
             return probes[k][0] > 0
 
         if not whole:

@@ -59,6 +59,17 @@ def to_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def tally(done, name):
+    """(in, kept, dropped) of the closing line that stage `name` wrote to stderr."""
+    line = [line for line in done.err.splitlines() if line.startswith(f"{name}: ") and " in, " in line][-1]
+    return tuple(int(word) for word in line.split(": ")[1].split(" (")[0].replace(",", "").split() if word.isdigit())
+
+
+def served(tokenizer, url, *flags):
+    """Flags that ask the server at url."""
+    return ["--model", "served", "--tokenizer", tokenizer, "--base-url", url, *flags]
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("collect.py", *flags, rows=[...] or stdin=b"...") -> CompletedProcess with .rows, the JSONL on stdout."""
