@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demo.files import load_rows
 from demo.world import first_wrong_step
-from evaluate import compare, new_problems, rate, remember
+from evaluate import add_answer, difference_to, share_right
 from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
@@ -33,9 +33,9 @@ def accuracies(folder):
         scores = {"before": measured(before, is_right), "after": measured(after, is_right)}
         line = {"name": name}
         for side, problems in scores.items():
-            rates = [rate(problem) for problem in problems.values()]
+            rates = [share_right(problem) for problem in problems.values()]
             line[side] = sum(rates) / len(rates), mean_interval(rates)
-        difference = compare(scores["after"], scores["before"])  # difference +35.0 points [...] over 2000 common problems
+        difference = difference_to(scores["after"], scores["before"])  # difference +35.0 points [...] over 2000 common problems
         line["gain"] = difference.removeprefix("difference ").split(" over ")[0]
         lines.append(line)
     return lines
@@ -43,9 +43,9 @@ def accuracies(folder):
 
 def measured(rows, is_right):
     """What evaluate.py keeps of rows for its report, with another notion of right."""
-    problems = new_problems()
+    problems = {}
     for row in rows:
-        remember(problems, {**row, "correct": is_right(row)})
+        add_answer(problems, {**row, "correct": is_right(row)})
     return problems
 
 
