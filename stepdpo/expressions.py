@@ -49,6 +49,7 @@ CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
     eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
 ONE, TWO, INFINITY = ("num", Fraction(1), 0), ("num", Fraction(2), 0), ("name", r"\infty")
@@ -80,12 +81,53 @@ def is_prose(text):
 
 
 def whole_answer(tokens):
-    """The tree of all tokens."""
+    """The tree of all tokens, with its condition if it has one."""
     skip_commas(tokens)
     tree = parse(tokens, 0)
+    if tokens[-1] == "where":
+        tokens.pop()
+        tree = "where", tree, condition(tokens)
     if tokens != [END]:
         raise ValueError(tokens[-1])
-    return REALS if tree == ("name", "R") else tree
+    return REALS if tree == ("name", "R") else part_conditions(tree)
+
+
+def condition(tokens):
+    """What stands behind "for" or "where": for all n >= 1 is a relation, where k is any integer is a text."""
+    words = tokens[:0:-1]
+    if "where" in words:
+        raise ValueError("one value for even n and another for odd n are no single answer")
+    while tokens[-1] == '"all"':
+        tokens.pop()
+    try:
+        tree = parse(tokens, 0)
+        if tokens == [END] and (tree[0] == "rel" or tree[0] == "," and tree[1][0] == "rel"):
+            return tree
+    except (ValueError, ArithmeticError):
+        pass
+    del tokens[1:]
+    if not QUANTIFIERS & {*words}:
+        raise ValueError("no condition")
+    return "text", " ".join(words)
+
+
+def part_conditions(tree):
+    r"""2k\pi, k \in Z is 2k\pi where k \in Z; but x > 1, x < 5 are two relations of equal rank."""
+    items = list(tree[1:]) if tree[0] == "," else []
+    conditions = []
+    while len(items) > 1 and is_condition(items[-1], items[:-1]):
+        conditions.insert(0, items.pop())
+    if not conditions:
+        return tree
+    return "where", *(part[0] if len(part) == 1 else (",", *part) for part in (items, conditions))
+
+
+def is_condition(item, earlier):
+    """Whether a relation only says which values the variables of earlier items take."""
+    if item[0] != "rel" or "=" in item[2::2] or any(part[0] == "rel" and "=" not in part[2::2] for part in earlier):
+        return bool(QUANTIFIERS & names(item))
+    variables = names(item[1] if r"\in" in item else item)
+    return bool(variables) and variables <= names(("list", *earlier))
 
 
 def parse(tokens, depth, above=0):
@@ -101,7 +143,7 @@ def parse(tokens, depth, above=0):
             return node
         if level == LIST:
             skip_commas(tokens)
-            if tokens[-1] in (END, ")", "]", "}", r"\}"):
+            if tokens[-1] in (END, "where", ")", "]", "}", r"\}"):
                 return node
         elif level not in (SUM, CALL, BESIDE):  # the sign of a summand belongs to the summand
             tokens.pop()
@@ -125,6 +167,8 @@ def extend(left, sign, level, tokens, depth):
     right = parse(tokens, depth, level)
     if sign == r"\over":
         return "/", left, right
+    if sign == r"\setminus":
+        return sign, REALS if left == ("name", "R") else left, right
     if level == RELATION:
         return relation(left, sign, right)
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is
@@ -142,7 +186,8 @@ def relation(left, sign, right):
     parts = left[1:] if left[0] == "rel" else (left,)
     if sign == r"\approx" and not names(parts[-1]):
         return left
-    sign = "=" if sign in (r"\approx", r"\in") else sign
+    sign = "=" if sign == r"\approx" else sign
+    right = REALS if sign == r"\in" and right == ("name", "R") else right
     return ("rel", right, sign.replace(">", "<"), *parts) if sign[0] == ">" else ("rel", *parts, sign, right)
 
 
@@ -217,10 +262,9 @@ def brackets(opener, tokens, depth):
 
 
 def such_that(head, condition):
-    r"""\{x \mid x > 2\} is x > 2."""
-    if not names(head) <= names(condition):
-        raise ValueError("no condition on these")
-    return condition
+    r"""\{x \mid x > 2\} is x > 2, and \{2k \mid k \in Z\} is 2k where k \in Z."""
+    head = head[1] if r"\in" in head else head
+    return condition if head[0] in ("name", "()") and names(head) <= names(condition) else ("where", head, condition)
 
 
 def matrix(tokens, depth):
