@@ -22,7 +22,7 @@ for _ in range(10):
 BOX = re.compile(rf"(?s)\\f?box(?:ed)?(?![a-z])\s*(?:(?=\{{({BRACED})\}})|(-?\d[\d.,/]*|[A-J]\b))")
 EMPTY_BOX = re.compile(r"(?i)\W*(?:(?:your|the|final)\s+)*(?:answer|result|solution)?\W*")  # as an instruction has it
 MARK = re.compile(r"""(?ix) <answer> | \#\#\#\# |
-    \b(?:answer|choice)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
+    \b(?:answer|choice|option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
     (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
     (?:\b(?:option|choice|therefore|thus)\b)?""")
 PICK = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | (?:choose|pick|select|go\ with|going\ with) ) \s+

@@ -40,7 +40,7 @@ LIST, RELATION, OVER, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 9)  # how tig
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 PREFIXES = {*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"}
 LEVELS = {  # of a sign, or of an operand that stands beside another: the x of 2x is BESIDE the 2
-    **dict.fromkeys([",", "&", r"\\"], LIST),
+    "where": 0, **dict.fromkeys([",", "&", r"\\"], LIST),
     **dict.fromkeys(["=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx"], RELATION), r"\over": OVER,
     "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT, ":": PRODUCT, r"\setminus": PRODUCT, "^": POWER,
     **dict.fromkeys(["[", "{", r"\begin", *NAMES, *PREFIXES], BESIDE), **dict.fromkeys(["(", *FUNCTIONS], CALL)}
