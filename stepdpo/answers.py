@@ -91,25 +91,29 @@ def stated_answers(text, cut):
     found = []
     for phrase in phrases:
         rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
-        answer = tidy(rest[:SENTENCE_END.search(rest + "\n").start()])
+        end = SENTENCE_END.search(rest + "\n").start()
+        answer = tidy(rest[:end])
         if not answer:
             continue
         long = len(re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)) > 4
         if long and not cut:
             answer = last_formula(answer) or answer
-        found.append((phrase.start(), answer, not long and is_answer(answer)))
+        unfinished = cut and end == len(rest)  # of two, the whole one counts
+        found.append((phrase.start(), answer, not long and not unfinished and is_answer(answer)))
     return found
 
 
 def is_answer(text):
     """Whether a text is a number, formula, choice or name, and not words about the answer: reasonable, in the box."""
+    if choice(text):
+        return True
     words = re.search(r"(?<![\\\w])[A-Za-z]{2,} [A-Za-z]{2,}", text)
     if words and not re.fullmatch(r"[^\w\\]*[\d.,/]*\d ?[a-zA-Z\d ²³/]*\W*", text):  # 48 square units
         return False
     first = re.match(r"[^\w\\]*([a-z]{2,})\b", text)
     if first and first[1] not in SIGNS:
         return False
-    return bool(choice(text) or re.fullmatch("[A-Z][a-z]+", text)) or read(text)[0] != "text"
+    return bool(re.fullmatch("[A-Z][a-z]+", text)) or read(text)[0] != "text"
 
 
 def last_formula(text):

@@ -51,7 +51,7 @@ UNIT = r"""(?x) (?:(?<=[\d}])\s | (?<=circ)) \s*
     ( [mgshLKCFNJWV] | [a-z]{1,3}/[a-z]+ | (?!(?:pi|and|or|for|where)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2}[a-z ]*+)
     (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)"""
 REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matter of grammar, in this order
-    (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
+    (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
     (LAYOUT, " "),
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\b", r"(-\\infty,\\infty)"),
@@ -63,7 +63,7 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matte
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # \text{5 cm} is 5 "cm"
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # around a formula; but a dollar sign without a partner is a currency
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),  # 3 x 10^8
-    (r"(?i)^\s*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b\s*:?", ""),
+    (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b[\s\"]*:?", ""),
     (r"[(\[]\s*(\w\s*(?:\\in\b|∈)[^()]*)[)\]]\s*$", r", \1"),  # (k \in \mathbb{Z}) at the end
 ]]
 
