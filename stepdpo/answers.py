@@ -24,16 +24,18 @@ EMPTY_BOX = re.compile(r"(?i)\W*(?:(?:your|the|final)\s+)*(?:answer|result|solut
 MARK = re.compile(r"""(?ix) <answer> | \#\#\#\# |
     \b(?:answer|choice|option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
     (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
-    (?:\b(?:option|choice|therefore|thus)\b)?""")
+    (?:\b(?:option|choice|therefore|thus|clearly|definitely|for\ sure)\b)?""")
 PICK = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | (?:choose|pick|select|go\ with|going\ with) ) \s+
     (?:(?:option|choice)\s+)? (?= \(?(?-i:[A-J])\b\)?\W*$ )""")  # Option C, at the end
+CHOSEN = re.compile(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b|\b[Oo]ption ([A-J]) is (?:correct|right)")
 SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ (?:because|since|which|so|as|but|not)\b
     | ,\ (?:where|thus|it|for|and\ not)\b""")
 NO_LIST = re.compile(r"""(?ix) [.!?][*$)\]]*\s (?!\s*(?:[-*•]|\(?\w[.)])\s) | => | \\(?:implies|Rightarrow|to|therefore)\b
     | \b(?: so|thus|hence|then|therefore|wait|no|not|actually|correct\w*|but|rather|instead|i\.?e|that\ is|which|because
     | equivalent\w*|since|step|answer|check\w*|total|sum|giv\w+|final\w*|simplif\w+|means|makes? )\b
     | ^[\s$]* (?: [-+*/=] | \\(?:cdot|times|approx)\b ) [\s$]*$""")  # between two boxes that are no list
-FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$(?![ ])([^$\n]+?)(?<![ ])\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
+LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?!(?:and|or|[A-J])\b)[a-z]")  # D, it can't be A or B
+FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$((?![ ])[^$\n]+?(?<![ ])|[^$\n]*\\[a-z][^$\n]*)\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
     ((?:(?<![\w)\]])-)? (?:(?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\} |
     (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%|[eE]-?\d+\b)?))""")
 
@@ -47,7 +49,7 @@ def extract_answer(completion: str, cut: bool = False) -> str | None:
     cut: the completion was cut by its length. Then the last formula is a step on the way, and no answer.
     """
     text = SPECIAL.sub("\n", completion[-30_000:].rpartition("</think>")[2])
-    text = re.sub(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b", r"the answer is \1", text)
+    text = CHOSEN.sub(r"the answer is \1\2", text)
     found = sorted([*boxed_answers(text), *stated_answers(text, cut)], reverse=True)  # (place, answer, certain)
     for _, answer, certain in found:
         if certain:
@@ -92,7 +94,8 @@ def stated_answers(text, cut):
     for phrase in phrases:
         rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
         end = SENTENCE_END.search(rest + "\n").start()
-        answer = tidy(rest[:end])
+        letter = LETTER.match(rest)
+        answer = letter[1] if letter else tidy(rest[:end])
         if not answer:
             continue
         long = len(re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{2,}", answer)) > 4
@@ -119,6 +122,8 @@ def is_answer(text):
 def last_formula(text):
     """What follows the last "is" of the last line, if that can be read; else the last formula or number."""
     line = text.strip().rpartition("\n")[2][-300:]
+    if choice(line):
+        return tidy(line)
     last = re.split(r"\b(?:is|are|equals|be|get)\b:?", line)[-1]
     if choice(last) or not re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", last) and read(last)[0] not in ("text", *SEQUENCES):
         return tidy(last)

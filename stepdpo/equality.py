@@ -151,10 +151,10 @@ def same_tree(a, b, work):
         return a == b and a != ("text", "")
     if "where" in (a[0], b[0]):
         return same_where(a, b, work)
-    if not (is_related(a) and is_related(b)):
-        a, b = as_intervals(a, work), as_intervals(b, work)
     if a[0] == b[0] == "rel" and a[2::2] == b[2::2]:
         return same_relation(a, b, work)
+    if not (a[0] == b[0] == "," and is_related(a) and is_related(b)):
+        a, b = as_intervals(a, work), as_intervals(b, work)
     if a[0] == "rel":
         return states(a, lambda side: same_tree(side, b, work))
     if b[0] == "rel":
@@ -162,6 +162,8 @@ def same_tree(a, b, work):
     if is_matrix(a) or is_matrix(b):
         return same_matrix(a, b, work)
     if a[0] in SEQUENCES and b[0] in SEQUENCES:
+        if len(a) != len(b):
+            a, b = solutions(a), solutions(b)
         return len(a) == len(b) and same_items(a, b, work)
     return same_value(a, b, work)
 
@@ -200,6 +202,20 @@ def same_items(a, b, work):
     return comparable and all(same_tree(*pair, work) for pair in zip(items, others))
 
 
+def solutions(tree):
+    """x = 5, y = 8, x = 8, y = 5 as two tuples, (5, 8) and (8, 5)."""
+    items = tree[1:]
+    if not items or any(len(item) != 4 or item[0] != "rel" or item[2] != "=" for item in items):
+        return tree
+    labels = [label for _, label, _, _ in items]
+    width = labels.index(labels[0], 1) if labels.count(labels[0]) > 1 else len(items)
+    rows = [dict((label, right) for _, label, _, right in items[start:start + width])
+            for start in range(0, len(items), width)]
+    if width == 1 or any(row.keys() != rows[0].keys() for row in rows):
+        return tree
+    return ",", *(("()", *(row[label] for label in rows[0])) for row in rows)
+
+
 # relations
 
 def is_related(tree):
@@ -220,7 +236,7 @@ def as_intervals(tree, work):
         return tree
     signs, sides = ["<", *tree[2::2], "<"], [("neg", INFINITY), *tree[1::2], INFINITY]
     unknowns = [place for place, side in enumerate(sides) if names(side)]
-    if len(unknowns) != 1 or sides[unknowns[0]][0] != "name":
+    if len(unknowns) != 1 or not (sides[unknowns[0]][0] == "name" or is_function(sides[unknowns[0]])):
         return tree
     place = unknowns[0]
     kind = ("[" if signs[place - 1] == "<=" else "(") + ("]" if signs[place] == "<=" else ")")

@@ -66,8 +66,8 @@ def read(text):
         for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
             tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
             tree = whole_answer(tokens)
-            trees |= dict.fromkeys(tree[1:] if tree[0] == "," and r"\pm" in text else [tree])
-        return tree if len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three: what holds no \pm is not two
+            trees |= dict.fromkeys(tree[1:] if tree[0] in (",", "{}") and r"\pm" in text else [tree])
+        return tree if r"\pm" not in text or len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
@@ -184,7 +184,7 @@ def extend(left, sign, level, tokens, depth):
 def relation(left, sign, right):
     r"""x > 2 is 2 < x; 0 < x < 1 is one relation; x = \sqrt2 \approx 1.41 says no more than x = \sqrt2."""
     parts = left[1:] if left[0] == "rel" else (left,)
-    if sign == r"\approx" and not names(parts[-1]):
+    if sign == r"\approx" and not names(without_units(parts[-1])):
         return left
     sign = "=" if sign == r"\approx" else sign
     right = REALS if sign == r"\in" and right == ("name", "R") else right
@@ -221,7 +221,7 @@ def atom(tokens, depth):
         return ("{}",)
     if token in PREFIXES:
         return function(token, tokens, depth + 1)
-    if token in CURRENCIES and tokens[-1][0].isdigit():  # $5 million
+    if token in CURRENCIES and (tokens[-1][0].isdigit() or tokens[-1] == r"\frac"):  # $5 million
         return "*", parse(tokens, depth + 1, CALL), ("name", token)
     if token in POWERS and tokens[-1][0] == '"':
         return "^", atom(tokens, depth + 1), ("num", Fraction(POWERS[token]), 0)
