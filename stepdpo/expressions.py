@@ -40,7 +40,7 @@ LIST, RELATION, OVER, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 9)  # how tig
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 PREFIXES = {*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"}
 LEVELS = {  # of a sign, or of an operand that stands beside another: the x of 2x is BESIDE the 2
-    **dict.fromkeys([",", "&", r"\\"], LIST),
+    "where": 0, **dict.fromkeys([",", "&", r"\\"], LIST),
     **dict.fromkeys(["=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx"], RELATION), r"\over": OVER,
     "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT, ":": PRODUCT, r"\setminus": PRODUCT, "^": POWER,
     **dict.fromkeys(["[", "{", r"\begin", *NAMES, *PREFIXES], BESIDE), **dict.fromkeys(["(", *FUNCTIONS], CALL)}
@@ -49,6 +49,7 @@ CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
     eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
 ONE, TWO, INFINITY = ("num", Fraction(1), 0), ("num", Fraction(2), 0), ("name", r"\infty")
@@ -65,8 +66,8 @@ def read(text):
         for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
             tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
             tree = whole_answer(tokens)
-            trees |= dict.fromkeys(tree[1:] if tree[0] == "," and r"\pm" in text else [tree])
-        return tree if len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three: what holds no \pm is not two
+            trees |= dict.fromkeys(tree[1:] if tree[0] in (",", "{}") and r"\pm" in text else [tree])
+        return tree if r"\pm" not in text or len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
@@ -80,12 +81,53 @@ def is_prose(text):
 
 
 def whole_answer(tokens):
-    """The tree of all tokens."""
+    """The tree of all tokens, with its condition if it has one."""
     skip_commas(tokens)
     tree = parse(tokens, 0)
+    if tokens[-1] == "where":
+        tokens.pop()
+        tree = "where", tree, condition(tokens)
     if tokens != [END]:
         raise ValueError(tokens[-1])
-    return REALS if tree == ("name", "R") else tree
+    return REALS if tree == ("name", "R") else part_conditions(tree)
+
+
+def condition(tokens):
+    """What stands behind "for" or "where": for all n >= 1 is a relation, where k is any integer is a text."""
+    words = tokens[:0:-1]
+    if "where" in words:
+        raise ValueError("one value for even n and another for odd n are no single answer")
+    while tokens[-1] == '"all"':
+        tokens.pop()
+    try:
+        tree = parse(tokens, 0)
+        if tokens == [END] and (tree[0] == "rel" or tree[0] == "," and tree[1][0] == "rel"):
+            return tree
+    except (ValueError, ArithmeticError):
+        pass
+    del tokens[1:]
+    if not QUANTIFIERS & {*words}:
+        raise ValueError("no condition")
+    return "text", " ".join(words)
+
+
+def part_conditions(tree):
+    r"""2k\pi, k \in Z is 2k\pi where k \in Z; but x > 1, x < 5 are two relations of equal rank."""
+    items = list(tree[1:]) if tree[0] == "," else []
+    conditions = []
+    while len(items) > 1 and is_condition(items[-1], items[:-1]):
+        conditions.insert(0, items.pop())
+    if not conditions:
+        return tree
+    return "where", *(part[0] if len(part) == 1 else (",", *part) for part in (items, conditions))
+
+
+def is_condition(item, earlier):
+    """Whether a relation only says which values the variables of earlier items take."""
+    if item[0] != "rel" or "=" in item[2::2] or any(part[0] == "rel" and "=" not in part[2::2] for part in earlier):
+        return bool(QUANTIFIERS & names(item))
+    variables = names(item[1] if r"\in" in item else item)
+    return bool(variables) and variables <= names(("list", *earlier))
 
 
 def parse(tokens, depth, above=0):
@@ -101,7 +143,7 @@ def parse(tokens, depth, above=0):
             return node
         if level == LIST:
             skip_commas(tokens)
-            if tokens[-1] in (END, ")", "]", "}", r"\}"):
+            if tokens[-1] in (END, "where", ")", "]", "}", r"\}"):
                 return node
         elif level not in (SUM, CALL, BESIDE):  # the sign of a summand belongs to the summand
             tokens.pop()
@@ -125,6 +167,8 @@ def extend(left, sign, level, tokens, depth):
     right = parse(tokens, depth, level)
     if sign == r"\over":
         return "/", left, right
+    if sign == r"\setminus":
+        return sign, REALS if left == ("name", "R") else left, right
     if level == RELATION:
         return relation(left, sign, right)
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is
@@ -140,9 +184,10 @@ def extend(left, sign, level, tokens, depth):
 def relation(left, sign, right):
     r"""x > 2 is 2 < x; 0 < x < 1 is one relation; x = \sqrt2 \approx 1.41 says no more than x = \sqrt2."""
     parts = left[1:] if left[0] == "rel" else (left,)
-    if sign == r"\approx" and not names(parts[-1]):
+    if sign == r"\approx" and not names(without_units(parts[-1])):
         return left
-    sign = "=" if sign in (r"\approx", r"\in") else sign
+    sign = "=" if sign == r"\approx" else sign
+    right = REALS if sign == r"\in" and right == ("name", "R") else right
     return ("rel", right, sign.replace(">", "<"), *parts) if sign[0] == ">" else ("rel", *parts, sign, right)
 
 
@@ -176,7 +221,7 @@ def atom(tokens, depth):
         return ("{}",)
     if token in PREFIXES:
         return function(token, tokens, depth + 1)
-    if token in CURRENCIES and tokens[-1][0].isdigit():  # $5 million
+    if token in CURRENCIES and (tokens[-1][0].isdigit() or tokens[-1] == r"\frac"):  # $5 million
         return "*", parse(tokens, depth + 1, CALL), ("name", token)
     if token in POWERS and tokens[-1][0] == '"':
         return "^", atom(tokens, depth + 1), ("num", Fraction(POWERS[token]), 0)
@@ -217,10 +262,9 @@ def brackets(opener, tokens, depth):
 
 
 def such_that(head, condition):
-    r"""\{x \mid x > 2\} is x > 2."""
-    if not names(head) <= names(condition):
-        raise ValueError("no condition on these")
-    return condition
+    r"""\{x \mid x > 2\} is x > 2, and \{2k \mid k \in Z\} is 2k where k \in Z."""
+    head = head[1] if r"\in" in head else head
+    return condition if head[0] in ("name", "()") and names(head) <= names(condition) else ("where", head, condition)
 
 
 def matrix(tokens, depth):

@@ -12,10 +12,10 @@ SPELLINGS = {  # our sign, and how else it is written
     "1e6": "million", "1e9": "billion", "1e12": "trillion",
     "=": r"== := \equiv", "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant =< ≤ ⩽",
     ">=": r"\ge \geq \geqslant ≥ ⩾", "!=": r"\ne \neq ≠", r"\in": "∈", r"\approx": r"\simeq",
-    ",": r"; and or \cup \lor \vee \land \wedge \quad \qquad \& ∪", "where": "for whenever",
+    ",": r"; and or \cup \lor \vee \land \wedge \quad \qquad \& ∪", "where": "for whenever", '"all"': "all any every each some",
     "(": r"\langle ⟨", ")": r"\rangle ⟩", r"\{": r"\lbrace", r"\}": r"\rbrace", "'": r"\prime",
     r"\setminus": r"\backslash except", r"\emptyset": r"\varnothing ∅",
-    r"\infty": "inf infinity oo ∞", "i": r"\imath", r"\pi": "pi π", r"\phi": r"\varphi phi φ ϕ",
+    r"\infty": "inf infinity oo ∞", "i": r'\imath "i"', "e": '"e"', r"\pi": "pi π", r"\phi": r"\varphi phi φ ϕ",
     r"\epsilon": r"\varepsilon", r"\frac": r"\dfrac \tfrac \cfrac", r"\sqrt": "sqrt √", r"\abs": "abs",
     r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan", r"\ln": r"\log log",
     # words, which stand in quotes
@@ -43,7 +43,7 @@ CHARACTERS = str.maketrans({
     **dict.fromkeys("−–—‒", "-"), **dict.fromkeys("∣‖", "|"), **dict.fromkeys("“”\"", ""), "’": "'", "~": " ",
     "\f": r"\f", "∛": r"\sqrt[3]", "≈": r"\approx ", "°": r"\circ ", "±": r"\pm ", "∓": r"\mp "})
 
-LAYOUT = r"""(?x) (?<!\\)\\(?: [()\[\],;:!\ ] | (?:hspace|phantom)\s*\{[^{}]*\}
+LAYOUT = r"""(?x) \\left\s*\\\{\s*(?=\\begin) | (?<!\\)\\(?: [()\[\],;:!\ ] | (?:hspace|phantom)\s*\{[^{}]*\}
     | (?:begin|end)\s*\{(?!(?:[pbB]?(?:small)?matrix|array|cases|aligned)\})[^{}]*\}
     | (?:left|right|[bB]igg?[lr]?|displaystyle|noindent|rm|bf|f?box(?:ed)?|boldsymbol|vec|math(?:bb|bf|it|cal|sf|tt))
       (?![a-zA-Z])\.? ) | \bMatrix(?=\() | &(?=\s*(?:[=<>]|\\[lg]eq?\b)) | (?<=[a-z])\.(?!\w)"""
@@ -51,7 +51,7 @@ UNIT = r"""(?x) (?:(?<=[\d}])\s | (?<=circ)) \s*
     ( [mgshLKCFNJWV] | [a-z]{1,3}/[a-z]+ | (?!(?:pi|and|or|for|where)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2}[a-z ]*+)
     (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)"""
 REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matter of grammar, in this order
-    (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\[!,]|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
+    (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
     (LAYOUT, " "),
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\b", r"(-\\infty,\\infty)"),
@@ -63,7 +63,7 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matte
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # \text{5 cm} is 5 "cm"
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # around a formula; but a dollar sign without a partner is a currency
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),  # 3 x 10^8
-    (r"(?i)^\s*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b\s*:?", ""),
+    (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b[\s\"]*:?", ""),
     (r"[(\[]\s*(\w\s*(?:\\in\b|∈)[^()]*)[)\]]\s*$", r", \1"),  # (k \in \mathbb{Z}) at the end
 ]]
 
@@ -74,6 +74,7 @@ CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:
 def one_spelling(text):
     """A text in ASCII as far as that goes, without layout, with its words in quotes."""
     text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
+    text = re.sub(r"(?<=\d)\s*([ckm]?m)([²³])", r"\\text{\1}\2", text)  # 12m² is an area, 12m^2 may be a product
     text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
     text = " ".join(unicodedata.normalize("NFKC", text).translate(CHARACTERS).split())
     if len(text) > MAX_CHARS:
@@ -98,7 +99,7 @@ TOKEN = re.compile(rf"""\s*(?: (?P<mixed>{MIXED})
     | (?P<begin> \\begin\s*\{{(?:array\}}\s*\{{[^{{}}]*\}}|[a-zA-Z]+\}})) | (?P<end> \\end\s*\{{[a-zA-Z]+\}})
     | (?P<row> \\\\(?:\s*\[[\d.]*\ ?[a-z]+\])?)
     | (?P<word> "[^"]*" | [^\W\d_]+)
-    | (?P<sign> \\[a-zA-Z]+ | \\. | \*\* | [<>=!:]= | =< | \S) )""", re.X)
+    | (?P<sign> \\quad | \\[a-zA-Z]+ | \\. | \*\* | [<>=!:]= | =< | \S) )""", re.X)
 END = " end"  # lies under the last token
 
 
