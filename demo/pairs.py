@@ -21,7 +21,7 @@ from stepdpo.command import Help, UserError, run_main  # noqa: E402
 from stepdpo.rows import parse_row, printable, read_lines  # noqa: E402
 
 
-def read_pairs(path, required):
+def lines_and_rows(path, required):
     """(line, row) of each line that is not blank. UserError for a row that lacks one of the fields `required`."""
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
@@ -39,7 +39,7 @@ def split(source, train, held_out, every):
         if Path(path).exists() or train == held_out:
             raise UserError(f"{path}: is there already, or named twice; name two new files", 2)
     lines, problems = {train: [], held_out: []}, {train: set(), held_out: set()}
-    for line, row in read_pairs(source, ("prompt",)):
+    for line, row in lines_and_rows(source, ("prompt",)):
         path = held_out if is_held_out(row["prompt"], every) else train
         lines[path].append(line + b"\n")
         problems[path].add(row["prompt"])
@@ -54,7 +54,7 @@ def split(source, train, held_out, every):
 def show(source, width):
     """Lines of text: each pair's problem and correct steps, then the wrong and the right step side by side."""
     half = (width - 3) // 2
-    for number, (_, row) in enumerate(read_pairs(source, ("prompt", "initial_reason_steps", "chosen", "rejected")), 1):
+    for number, (_, row) in enumerate(lines_and_rows(source, ("prompt", "initial_reason_steps", "chosen", "rejected")), 1):
         yield f"── pair {number} ".ljust(width, "─")
         yield from wrap(row["prompt"], width)
         yield ""

@@ -418,10 +418,10 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):
 @pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
 def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
     some, seen = lab.Lab(tmp_path, studies.FULL), []
-    monkeypatch.setattr(some, "gather", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(some, "make_pairs", lambda world, seed, problems: seen.append(problems.stop))
     monkeypatch.setattr(some, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
     monkeypatch.setattr(lab, "load_rows", lambda path: [{}] * min(seen[-1] // problems_a_pair, studies.FULL.pairs))
-    some.gather_enough("number", 1)
+    some.enough_pairs("number", 1)
     assert seen == asked
 
 
@@ -451,8 +451,8 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     for module in (cells, report):
         monkeypatch.setattr(module, "cell", made_cell)
     monkeypatch.setattr(some, "rows", lambda *args: ("train", "held out"))
-    monkeypatch.setattr(some, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
-    monkeypatch.setattr(some, "gather_enough", lambda world, seed: tmp_path / "equations-1")
+    monkeypatch.setattr(some, "make_pairs", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    monkeypatch.setattr(some, "enough_pairs", lambda world, seed: tmp_path / "equations-1")
     (tmp_path / "equations-1").mkdir()
     for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
         save_rows(tmp_path / f"{name}.jsonl", [])
