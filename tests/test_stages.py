@@ -195,7 +195,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
