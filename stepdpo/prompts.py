@@ -1,4 +1,5 @@
 """The one text that asking and training share, and the tokens of a step in it."""
+import datetime
 import re
 
 from stepdpo.command import UserError
@@ -14,6 +15,7 @@ TEMPLATES = {
     "raw": ("{problem}", "\n", ()),
 }
 PROMPTS = ("chat", *TEMPLATES)
+date_of_run = None  # a datetime.date, see run_date
 
 
 def load_tokenizer(name, fix="name a folder or model that has one"):
@@ -29,6 +31,15 @@ def load_tokenizer(name, fix="name a folder or model that has one"):
         raise UserError(f"{name}: its tokenizer gives no offsets, which finding a step's tokens needs; "
                         "convert it to a tokenizer.json", 2)
     return tokenizer
+
+
+def fix_date(day):
+    """Let templates that print the date print this one, "YYYY-MM-DD", until the program ends. ValueError if it is none.
+
+    A run that goes on tomorrow, or past midnight in several processes, must not ask in other words than it began with.
+    """
+    global date_of_run
+    date_of_run = datetime.date.fromisoformat(day)
 
 
 def render_chat(tokenizer, content):
