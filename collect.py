@@ -18,9 +18,13 @@ from stepdpo.task import PREFIX
 
 
 def sort_answer(row, keep):
-    """The graded row, with a `drop` reason unless it is of the kind to keep."""
-    kind = "length" if row.get("finish_reason") == "length" else "right" if row["correct"] else "wrong"
-    return row if keep in (kind, "all") and kind != "length" else {**row, "drop": kind}
+    """The graded row, with a `drop` reason unless it is of the kind to keep: "wrong", "right" or "all"."""
+    if row.get("finish_reason") == "length":
+        return {**row, "drop": "length"}
+    kind = "right" if row["correct"] else "wrong"
+    if keep in (kind, "all"):
+        return row
+    return {**row, "drop": kind}
 
 
 def main(argv=None):

@@ -3,7 +3,7 @@
 #
 #     bash demo/policy.sh FOLDER [SEED]
 #
-# demo/policy is seed 0, made at commit 834bca6, and the first policy of REPRODUCTION.md. Thousands of steps amplify what
+# demo/policy is seed 0, made at commit 834bca6, and the first policy of docs/reproduction.md. Thousands of steps amplify what
 # rounding leaves: another CPU, or code that sums in another order (as it has since 1f1d248), makes another policy of the
 # same seed.
 set -euo pipefail

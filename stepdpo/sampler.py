@@ -1,13 +1,13 @@
 """Sample from a model in this process."""
-import asyncio
 import threading
 
+from stepdpo.batching import batched
 from stepdpo.command import UserError
 from stepdpo.prompts import encode
-from stepdpo.reply import SPENT, Refused, trim
+from stepdpo.reply import SPENT, TOO_LONG, Refused, trim
 
 
-def load_model(folder, device=None):
+def load_for_sampling(folder, device=None):
     """A causal LM in evaluation mode: bf16 on a GPU, fp32 on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -116,13 +116,13 @@ def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
                            position_ids=mask.sum(-1, keepdim=True) - 1).logits[:, -1]
 
 
-def local_engine(folder, tokenizer, stop, batch_size, device, how):
+def local_engine(folder, tokenizer, stop, batch_size, device, how, end=()):
     """ask() for a model in this process."""
-    model, over = load_model(folder, device), threading.Event()
+    model, over = load_for_sampling(folder, device), threading.Event()
     room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
     vocabulary = model.get_input_embeddings().num_embeddings
     eos = model.generation_config.eos_token_id
-    eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *end} - {None}
 
     def ended(ids):
         return over.is_set() or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
@@ -145,45 +145,9 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how):
     async def ask(text, seed):
         prompt = encode(tokenizer, text)
         if not 0 < len(prompt) < room:
-            raise Refused("prompt longer than the context" if prompt else "empty prompt")
+            raise Refused(TOO_LONG if prompt else "empty prompt")
         if max(prompt) >= vocabulary:
             raise UserError(f"{folder}: its {vocabulary} token embeddings do not cover the tokenizer's {max(prompt)}; "
                             "give the --tokenizer that belongs to the model", 2)
         return await put(prompt, seed)
     return ask
-
-
-def batched(sample, batch_size, over):
-    """put(prompt, seed) -> Reply by way of sample([(prompt, seed), ...]) -> Replies, which runs in a thread.
-
-    Waiting requests are sorted by length. `over` is set when nobody waits any more, for the thread to stop.
-    """
-    waiting, worker = [], None
-
-    async def work():
-        while waiting:
-            await asyncio.sleep(0)  # let every unit that is ready put its request in
-            waiting.sort(key=lambda request: len(request[0]))
-            batch = waiting[:batch_size]
-            del waiting[:batch_size]
-            try:
-                replies = await asyncio.to_thread(sample, [request[:2] for request in batch])
-            except asyncio.CancelledError:
-                over.set()
-                raise
-            for (_, _, future), reply in zip(batch, replies):
-                if not future.cancelled():
-                    future.set_result(reply)
-            await asyncio.sleep(0)
-
-    async def put(prompt, seed):
-        nonlocal worker
-        future = asyncio.get_running_loop().create_future()
-        waiting.append((prompt, seed, future))
-        if worker is None or worker.done():
-            worker = asyncio.create_task(work())
-        done, _ = await asyncio.wait({future, worker}, return_when=asyncio.FIRST_COMPLETED)
-        if future not in done:
-            worker.result()  # an error in the sampling loop must not leave everyone waiting
-        return await future
-    return put

@@ -5,10 +5,12 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
-from demo import problems, report, reproduce, world
+from demo import cells, kinds, lab, problems, report, reproduce, studies, world
+from demo.files import load_rows, save_rows
 from stepdpo.prompts import encode_step, render_prompt
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
@@ -206,9 +208,8 @@ def test_public_sets_become_rows():
                                           "subject": "Algebra"}
 
 
-def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatch):
+def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):
     """Every kind of rows has the same problems; held-out ones are apart; other wordings state the true equation."""
-    monkeypatch.setattr(reproduce, "HELD_OUT", 5)
     right = world.problems("number", "train", 40, 0)
     wrong = []
     for row in right:
@@ -226,11 +227,12 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
     folder.mkdir()
     for path, rows in ((tmp_path / "answers", answers), (tmp_path / "wrong", wrong), (folder / "pairs", wrong),
                        (folder / "verified", wrong[:-2])):
-        reproduce.write(path.with_suffix(".jsonl"), rows)
-    lab, found = reproduce.Lab(tmp_path, 1, 1), {}
+        save_rows(path.with_suffix(".jsonl"), rows)
+    study = replace(studies.FULL, held_out=5)
+    some, found = lab.Lab(tmp_path, study), {}
     for kind in ("apart", "pairs", "verified", "worded"):
-        train, held_out = (reproduce.read(path) for path in lab.rows(folder, kind, 20))
-        found[kind] = ([reproduce.problem_of(row) for row in train], [reproduce.problem_of(row) for row in held_out])
+        train, held_out = (load_rows(path) for path in some.rows(folder, kind, 20))
+        found[kind] = ([kinds.source_id(row) for row in train], [kinds.source_id(row) for row in held_out])
         assert len(train) == 20 and len(held_out) == 5 and not {*found[kind][0]} & {*found[kind][1]}
         if kind == "worded":
             for row in train:
@@ -238,17 +240,17 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path, monkeypatc
                 assert world.first_wrong_step(row["prompt"], row["initial_reason_steps"] + row["chosen"] + rest) is None
             assert all(row["chosen"] not in row["solution"] and row["bad_step"] == 1 for row in train)
     assert all(value == found["apart"] for value in found.values())
-    with pytest.raises(reproduce.Missing):
-        reproduce.Lab(tmp_path, 1, 1, making=False).rows(folder, "pairs", 21)
+    with pytest.raises(lab.Missing):
+        lab.Lab(tmp_path, study, making=False).rows(folder, "pairs", 21)
 
 
 @pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
 def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
-    lab, seen = reproduce.Lab(tmp_path, 1, 1), []
-    monkeypatch.setattr(lab, "gather", lambda world, seed, problems: seen.append(problems.stop))
-    monkeypatch.setattr(lab, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
-    monkeypatch.setattr(reproduce, "read", lambda path: [{}] * min(seen[-1] // problems_a_pair, reproduce.PAIRS))
-    lab.gather_enough("number", 1)
+    some, seen = lab.Lab(tmp_path, studies.FULL), []
+    monkeypatch.setattr(some, "gather", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(some, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
+    monkeypatch.setattr(lab, "load_rows", lambda path: [{}] * min(seen[-1] // problems_a_pair, studies.FULL.pairs))
+    some.gather_enough("number", 1)
     assert seen == asked
 
 
@@ -264,27 +266,30 @@ def test_cells_of_other_code_are_named(tmp_path, capsys):
 
 def test_report_of_what_is_there(tmp_path, monkeypatch):
     """Cells that are not made yet are left out; a gain and its interval are those of paired outcomes."""
-    def cell(world, seed, rows=None, *args, **how):
+    def made_cell(some, world, seed, rows=None, *args, **how):
         if seed:
-            raise reproduce.Missing
-        return {metric: "1100" * 25 if rows is None else "1101" * 25 for metric in report.METRICS} | {
+            raise lab.Missing
+        return {metric: "1100" * 25 if rows is None else "1101" * 25 for metric in studies.METRICS} | {
             "pairs": 40, "metrics": [{"step": s, "eval_loss": 1, "eval_logps/chosen": -2.0, "eval_logps/rejected": -3.0,
                          "eval_rewards/accuracies": 0.5, "eval_rewards/margins": s / 10} for s in (0, 10)]}
 
     def missing(*args, **how):
-        raise reproduce.Missing
+        raise lab.Missing
 
-    lab = reproduce.Lab(tmp_path, 100, 10, making=False)
-    monkeypatch.setattr(lab, "cell", cell)
-    monkeypatch.setattr(lab, "rows", lambda *args: ("train", "held out"))
-    monkeypatch.setattr(lab, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
-    monkeypatch.setattr(lab, "gather_enough", lambda world, seed: tmp_path / "equations-1")
+    some = lab.Lab(tmp_path, replace(studies.FULL, seeds=2, runs=1), making=False)
+    for module in (cells, report):
+        monkeypatch.setattr(module, "cell", made_cell)
+    monkeypatch.setattr(some, "rows", lambda *args: ("train", "held out"))
+    monkeypatch.setattr(some, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    monkeypatch.setattr(some, "gather_enough", lambda world, seed: tmp_path / "equations-1")
     (tmp_path / "equations-1").mkdir()
     for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
-        reproduce.write(tmp_path / f"{name}.jsonl", [])
-    report.report(lab, 2, 1, reproduce.VARIANTS)
+        save_rows(tmp_path / f"{name}.jsonl", [])
+    (tmp_path / "times.tsv").write_text("SFT\t60.0\t30.0\ncollect\t30.0\t20.0\ncollect\t30.0\t10.0\n")
+    report.write_report(some)
     text = (tmp_path / "report.md").read_text()
     # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
     assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
     assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
+    assert "| collect | 2 | 1.0 | 0.5 | 50.0 % |" in text
     assert (tmp_path / "figure2.png").stat().st_size > 9000

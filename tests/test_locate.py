@@ -15,13 +15,14 @@ from fractions import Fraction
 import pytest
 from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
-from judges import agree
-from judges import llm as module
-from judges.equations import find_equations, holds, judge_equations
-from judges.llm import judge_text, llm_judge, parse_verdict
-from judges.rollouts import rollouts_judge
+from judges import agree, llm, make_judges
+from judges import rollouts as rollouts_file
+from judges.equations import judge_equations
+from judges.llm import judge_text, parse_verdict
 from judges.verdict import Verdict
-from locate import locate
+from locate import cut_out_error
+from stepdpo.arithmetic import find_equations, holds
+from stepdpo.command import UserError
 from stepdpo.reply import Refused, Reply
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
@@ -52,6 +53,10 @@ REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, 
     "": "unparsed",
     "{" * 100_000: "unparsed",
     '{"Step 1": ["incorrect"]}': "unparsed",
+    "<think>Final Decision: Step 1: incorrect? No.</think>Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "Final Decision: Step 1: incorrect</think>\nFine. Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "<think>Hm. Final Decision: Step 1: incorrect": "unparsed", "[THINK]Final Decision: Step 1: incorrect": "unparsed",
+    "Final Decision: Step 1: correct; Step 2: incorrect; ...": 2,
 }
 
 
@@ -65,6 +70,14 @@ def test_neutral_is_no_error_unless_asked():
     assert parse_verdict(reply, 2) == 2 and parse_verdict(reply, 2, neutral_is_error=True) == 1
 
 
+@pytest.mark.parametrize("quote", [
+    'I am to write "Final Decision:" and below it "Step 1: correct; Step 2: neutral; ...": correct, neutral or incorrect.',
+    judge_text({"prompt": "p"}, ["", "a", "b"]), "Final Decision:\n**Step 1: correct; Step 2: neutral; …**"])
+def test_a_reply_that_only_quotes_how_labels_look_is_unparsed(quote):
+    assert parse_verdict(quote, 2) == "unparsed"
+    assert parse_verdict(quote + "\nFinal Decision: Step 1: correct; Step 2: neutral", 2) == 0
+
+
 def test_what_a_judge_is_shown():
     row = {"prompt": "{p}", "answer": "7", "solution": "So 7."}
     shown = judge_text(row, ["Let us think.\n", "Step 1: a\n", "**Step 7:** b\n"])
@@ -75,7 +88,7 @@ def test_what_a_judge_is_shown():
 
 
 FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_error=False, judge_url=None, seed=0,
-             concurrency=4, timeout=5, batch_size=8, device=None)
+             concurrency=4, timeout=5, batch_size=8, device=None, judge_max_tokens=99, judge_extra_body=None)
 
 
 def asked(monkeypatch, replies, steps=3, **flags):
@@ -83,7 +96,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
     said, seen, settings, replies = [], set(), [], iter(replies)
 
     def chat_server(url, name, limits, how, key):
-        settings.append(how)
+        settings.append({**how, "extra_body": limits.extra_body})
 
         async def ask(text, seed):
             assert (text, seed) not in seen, "nothing is asked twice"
@@ -92,13 +105,14 @@ def asked(monkeypatch, replies, steps=3, **flags):
             reply = next(replies)
             if isinstance(reply, Exception):
                 raise reply
-            return Reply(reply, "stop")
+            return reply if isinstance(reply, Reply) else Reply(reply, "stop")
         return ask
-    monkeypatch.setattr(module, "chat_server", chat_server)
-    judge = llm_judge("served", argparse.Namespace(**{**FLAGS, **flags}))
+    monkeypatch.setattr(llm, "chat_server", chat_server)
+    judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
     row = {"id": "a", "prompt": "p", "answer": "7"}
     parts = ["", *(f"Step {k}: x\n" for k in range(1, steps + 1))]
-    return asyncio.run(agree(row, parts, {"served": judge})), said, settings[0]
+    verdict = asyncio.run(agree(row, parts, {"served": judge}))
+    return (verdict.bad_step, verdict.words), said, settings[0]
 
 
 def labels(k, steps=3):
@@ -112,7 +126,27 @@ def test_one_reply_is_greedy_and_asked_for_again_in_other_words(monkeypatch):
     assert (found, words) == (2, {"served": labels(2)}) and how["temperature"] == 0
     assert said[1].startswith(said[0]) and "Final Decision:" in said[1][len(said[0]):]
     (found, words), said, _ = asked(monkeypatch, ["What?"] * 9)
-    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == module.JUDGE_TRIES
+    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == llm.JUDGE_TRIES
+
+
+def test_a_cut_reply_is_no_verdict_and_is_asked_for_again_once(monkeypatch):
+    """Nothing is read in it: what stands there may have been taken back later. Empty is what reasoning leaves."""
+    cut = Reply(labels(1), "length")
+    (found, words), said, how = asked(monkeypatch, [cut, Reply("", "length"), labels(2)])
+    assert (found, words) == (llm.CUT, {"served": ""}) and len(said) == 2 and how["max_tokens"] == 99
+    assert asked(monkeypatch, [cut, labels(2)])[0][0] == 2
+    assert asked(monkeypatch, ["What?", cut, labels(2)])[0][0] == 2
+    (found, _), said, _ = asked(monkeypatch, [cut, cut, labels(2)], votes=2)  # one vote each
+    assert found == "no majority" and len(said) == 3
+
+
+def test_what_else_goes_into_a_request(monkeypatch):
+    extra = '{"reasoning_effort": "low"}'
+    assert asked(monkeypatch, [labels(2)], judge_extra_body=extra)[2]["extra_body"] == {"reasoning_effort": "low"}
+    for wrong in ("[1]", "{", "low", "[" * 100_000):
+        with pytest.raises(UserError, match="--judge-extra-body .*: not a JSON object") as error:
+            asked(monkeypatch, [], judge_extra_body=wrong)
+        assert error.value.code == 2 and "\n" not in str(error.value)
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -148,13 +182,13 @@ def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
     make_model(tmp_path / "M", max_position_embeddings=2048)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
     rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
-    flags = ["--judge", "M", "--max-tokens", 16, "--temperature", 1]
+    flags = ["--judge", "M", "--judge-max-tokens", 16, "--temperature", 1]
     done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
-    assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
+    assert "3 in, 0 kept, 3 dropped (judge cut by --judge-max-tokens 3)" in done.err
     dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}
     scored = run("locate.py", *flags, "--batch-size", 2, "--score", "-", rows=[{**row, "bad_step": 1} for row in rows])
     assert {row["id"]: row["verdict"]["M"] for row in scored.rows} == dropped and any(dropped.values())
-    assert "per 1,000 rows    3000 replies" in scored.err
+    assert "per 1,000 rows    2000 replies" in scored.err  # once and once again
 
 
 def test_judges_must_agree():
@@ -169,7 +203,7 @@ def test_judges_must_agree():
                                ((0, 2), "judges disagree", 2), ((1, "cannot tell"), "cannot tell", 2),
                                (("cannot tell", 1), "cannot tell", 1), ((1, 2, 2), "judges disagree", 2)):
         said.clear()
-        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found
+        assert asyncio.run(agree({"id": "a"}, [""] * 4, judges(*verdicts))).bad_step == found
         assert len(said) == n  # what is lost costs no more
 
 
@@ -361,7 +395,7 @@ def test_equations_judge_on_real_answers():
     """All that it names in 400 real answers was looked at: 49,994 + 20,006 is 70,000."""
     named = {}
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        found, words = judge_equations(row, split_steps(row["completion"]))
+        found, words, _ = judge_equations(row, split_steps(row["completion"]))
         if found and found != "cannot tell":
             named[row["id"]] = row["published_verdict"], words
     said = {f"step 4: 49,994 + 20,006 = {wrong} does not hold" for wrong in ("69,999", "69,990")}
@@ -388,7 +422,7 @@ def test_precision_on_solutions_that_people_wrote():
     for row in [json.loads(line) for line in open(SHARED / "gsm8k_test.jsonl")][2::3]:
         *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
         parts = ["", *(line + "\n" for line in lines)]
-        found, words = judge_equations({**row, "answer": ""}, parts)
+        found, words, _ = judge_equations({**row, "answer": ""}, parts)
         if found and found != "cannot tell":
             false_alarms[row["id"]] = words
         spots = [(k, match) for k, part in enumerate(parts) for match in re.finditer(r"= ?\$?(\d+)(?![\d,.%/])", part)]
@@ -411,7 +445,7 @@ def located(completion, *verdicts, **row):
     async def judge(row, parts, whole, verdicts=iter(verdicts)):
         return Verdict(next(verdicts), "words")
     judges = {str(n): judge for n in range(len(verdicts))}
-    return asyncio.run(locate({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
+    return asyncio.run(cut_out_error({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
 
 
 ANSWER = PREFIX + " a b.\n**Step 2:** c d\n\nStep 3: e\nThe answer is: 9"
@@ -443,6 +477,21 @@ def test_paragraphs_stand_in_for_missing_headers():
     assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
 
 
+def test_one_step_of_several_paragraphs_is_said_and_what_to_do(run):
+    """Not cut as one step without a word: the whole answer would be the wrong step."""
+    row = {"id": 1, "prompt": "p", "answer": "7", "completion": PREFIX + " a.\n\nSecond, b.\n\nThe answer is: 9"}
+    said = run("locate.py", "--judge", "equations", rows=[row, WRONG]).err
+    assert "one step of several paragraphs 1" in said and "--split paragraphs makes each paragraph a step" in said
+    assert "--split" not in run("locate.py", "--judge", "equations", "--split", "headers", rows=[row]).err
+    completion = row["completion"]
+
+    async def judge(row, parts, whole):
+        assert "".join(parts) == completion and len(parts) == 4
+        return Verdict(2, "words")
+    cut = asyncio.run(cut_out_error({**row, "id": "1"}, {"J": judge}, "paragraphs"))
+    assert (cut["split"], cut["rejected"]) == ("paragraphs", "Second, b.")
+
+
 # ------------------------------------------------------------------------------------------------ rollouts
 
 class Success:
@@ -461,7 +510,7 @@ class Success:
 def rollouts(rates, scan=False, n=10, last="The answer is: 9", whole=True, rows=1):
     """(verdict, probes asked for) of the judge of rollouts on an answer of len(rates) - 1 steps."""
     policy = Success(rates)
-    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
+    judge = rollouts_file.make_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
     parts = ["Think.\n", *(f"Step {k}: x\n" for k in range(1, len(rates)))]
     parts[-1] += last
 
@@ -481,7 +530,8 @@ def test_rollouts_find_the_first_step_that_loses_the_answer():
         assert all(right == 5 * (k < bad) for k, (right, n) in verdict.words["probes"].items())
         assert verdict.words["sure"] > 0.99
         verdict, probes = rollouts(rates, scan=True)
-        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])  # the values of all steps
+        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])
+        assert verdict.scores == [*rates[1:8], None]  # the values of all steps; the last one has the answer
     assert rollouts([0.5] * 60 + [0.0])[0].bad_step == 60 and rollouts([0.5] * 60 + [0.0])[1] <= 7
 
 
@@ -501,10 +551,10 @@ def test_how_sure_is_the_chance_that_an_equal_step_would_have_shown():
 
 def test_rollouts_say_when_they_cannot_tell():
     verdict, probes = rollouts([0.0, 0.0, 0.0])
-    assert verdict == ("never solved", {"probes": {0: [0, 10]}}) and probes == 1
+    assert verdict == Verdict("never solved", {"probes": {0: [0, 10]}}) and probes == 1
     assert rollouts([0.5, 0.5, 0.0], last="The answer is: 7")[0].bad_step == 0
     assert rollouts([0.5, 0.5, 0.0, 0.5], last="The answer is: 7", scan=True)[0].bad_step == 2
-    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}), 1)  # one step to verify
+    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}, [None, 0.5]), 1)  # one step to verify
     assert rollouts([0.5, 0.5, 0.0], whole=False)[0].bad_step == 2
 
 
@@ -536,9 +586,67 @@ def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
 def test_rollouts_need_a_policy(run):
     done = run("locate.py", "--judge", "rollouts", rows=[{"id": 1}], code=2)
     assert "--judge rollouts needs --model" in done.err
-    for judge, said in (("equations,", "'' is none; choose"), ("equation", "did you mean equations?"),
-                        ("equations, ./nobody", "'./nobody' is none; choose equations, rollouts, human, a model")):
-        assert said in run("locate.py", "--judge", judge, rows=[{"id": 1}], code=2).err
+
+
+# ------------------------------------------------------------------------------------ finding a judge's file
+
+MINE = """
+from judges.verdict import Verdict
+
+async def judge(row, parts, whole):
+    return Verdict(%s, "because")
+"""
+TUNED = """
+from judges.verdict import Verdict
+
+def make_judge(args, policy):
+    async def judge(row, parts, whole):
+        return Verdict(args.votes, {"policy": policy, "model": args.judge_model}, [0.5] * (len(parts) - 1))
+    return judge
+"""
+WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
+
+
+def test_a_judge_is_a_file(run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % 2)
+    (tmp_path / "tuned.py").write_text(TUNED)
+    row, = run("locate.py", "--judge", "mine.py,tuned.py", "--votes", 2, rows=[WRONG]).rows
+    assert row["bad_step"] == 2 and row["judge"] == "mine.py,tuned.py" and row["rejected"] == " b\nThe answer is: 9"
+    assert row["verdict"] == {"mine.py": "because", "tuned.py": {"policy": None, "model": None}}
+    assert row["step_scores"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("bad_step, said", [
+    (3, "judge mine.py: names step 3 of row a, which has 2; steps count from 1"), (-1, "names step -1 of row a")])
+def test_a_judge_that_names_no_step_ends_the_run(bad_step, said, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % bad_step)
+    assert said in run("locate.py", "--judge", "mine.py", rows=[WRONG], code=1).err
+
+
+NO_JUDGE = {  # --judge -> what is said
+    "equations,": "'' is none; choose equations, human, llm",
+    "equation": "'equation' is none; did you mean equations?", "rollout,equations": "did you mean rollouts?",
+    "equations, ./nobody": "'./nobody' is none; choose equations", "nobody.py": "no file 'nobody.py'",
+    "llm": "say which, as llm:MODEL", "equations:gpt": "equations takes no model; leave 'gpt' out",
+    "llmm:folder": "did you mean llm?", "empty.py": "has neither `judge` nor `make_judge`",
+}
+
+
+@pytest.mark.parametrize("name", NO_JUDGE)
+def test_a_slip_of_the_pen_is_no_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(UserError) as error:
+        make_judges(name, argparse.Namespace(model=None))
+    assert NO_JUDGE[name] in str(error.value) and error.value.code == 2
+
+
+@pytest.mark.parametrize("name, model", [("gpt-5", "gpt-5"), ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+                                         ("qwen3:8b", "qwen3:8b"), ("llm:equations", "equations")])
+def test_any_other_name_is_a_model(name, model, monkeypatch):
+    monkeypatch.setattr(llm, "make_judge", lambda args, policy: args.judge_model)
+    assert make_judges(name, argparse.Namespace()) == {name: model}
 
 
 # -------------------------------------------------------------------------------------------------- human
