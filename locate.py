@@ -34,7 +34,7 @@ import sys
 import time
 from collections import Counter
 
-from judges import add_judge_flags, agree, make_judges, run_judged
+from judges import add_judge_flags, agree, judge_settings, make_judges, run_judged
 from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.intervals import percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
@@ -77,7 +77,7 @@ async def cut_out_error(row, judges, split=None):
 
 def verdict_fields(verdict, judges):
     """What a judged row says of its judges."""
-    fields = {"judge": ",".join(judges), "verdict": verdict.words}
+    fields = {"judge": ",".join(judges), "verdict": verdict.words, **judge_settings(judges)}
     if verdict.scores is not None:
         fields["step_scores"] = verdict.scores
     return fields
