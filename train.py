@@ -14,7 +14,6 @@ of processes, one included (shard.py); the reference policy is asked once, befor
 kept beside the pairs for the next run.
 To change the loss, edit `step_dpo_loss` in loss.py and `run_batch`; to change the data, `row_texts`.
 """
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -26,7 +25,7 @@ from array import array
 from collections import Counter, namedtuple
 
 from stepdpo.checkpoint import announce_saves, checkpoints, disk_errors, load_checkpoint, read_run, save_checkpoint
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.plan import print_plan
 from stepdpo.prompts import PROMPTS, encode_step, load_tokenizer, render_prompt
 from stepdpo.rows import format_row, read_rows, write_aside
@@ -399,10 +398,10 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_flags(args)
