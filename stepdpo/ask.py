@@ -1,5 +1,5 @@
 """Ask for an answer to a problem and grade it: what collect.py and evaluate.py do alike."""
-from stepdpo.policy import sample_seed, sampling_record
+from stepdpo.policy import sample_seed
 from stepdpo.task import extract_answer, is_right
 
 
@@ -10,7 +10,7 @@ async def answer_row(row, policy):
         key, j = row["id"].rsplit("#", 1)
         reply = await policy.ask(row["prompt"], args.prefix, sample_seed(args.seed, key, j))
         row = {**row, "completion": args.prefix + reply.text, "finish_reason": reply.finish_reason,
-               "sampling": sampling_record(args)}
+               "sampling": policy.sampling_record()}
     completion = row["completion"]
     return {**row, "pred": extract_answer(completion), "correct": is_right(row, completion)}
 

@@ -165,14 +165,14 @@ def taught_model(tmp_path_factory):
     return str(folder / "sft")
 
 
-@pytest.fixture(scope="session")
-def server(taught_model):
-    """Base URL of a real OpenAI-compatible server on loopback (`transformers serve`) with the taught model."""
+@contextlib.contextmanager
+def serving(folder):
+    """Base URL of a real OpenAI-compatible server on loopback (`transformers serve`) with the model in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", taught_model,
+    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", folder,
                                 "--port", str(port), "--device", "cpu"],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -187,6 +187,16 @@ def server(taught_model):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(taught_model):
+    """Base URL of `transformers serve` with the taught model, whose own settings ask for more than the flags do."""
+    path = Path(taught_model) / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "repetition_penalty": 1.3,
+                                "top_k": 3, "min_p": 0.2}))
+    with serving(taught_model) as url:
+        yield url
 
 
 @pytest.fixture

@@ -7,14 +7,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared, served, start, tally, to_lines, wait_for_rows
-from faulty_server import MENDED
+from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines, wait_for_rows
 
 import evaluate
-from stepdpo import prompts, sampler, server
 from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
@@ -49,58 +46,6 @@ def test_bad_input_is_one_line(run, script, flags, rows, code, said):
     done = run(script, *flags, rows=rows, code=code)
     assert said in done.err and len(done.err.splitlines()) <= 2  # the error and perhaps a tally
     assert not done.rows
-
-
-def test_a_model_folder_that_is_not_one(run, tiny_model, tmp_path):
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / name).write_bytes((Path(tiny_model) / name).read_bytes())
-    done = run("evaluate.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert f"{tmp_path}: no model could be loaded" in done.err
-
-
-def test_chat_templates_that_are_missing_or_broken(run, tmp_path):
-    make_model(tmp_path, template=False)
-    done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert "has no chat template; choose --prompt" in done.err
-    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
-    done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert "its chat template fails (no such role); choose --prompt" in done.err
-
-
-def test_what_no_local_model_can_answer(run, tiny_model, tmp_path):
-    import transformers
-    rows = [{"prompt": prompt, "answer": "1"} for prompt in ("", "2 + 2 " * 200, "2 + 2")]
-    done = run("evaluate.py", "--model", tiny_model, "--prompt", "raw", "--max-tokens", 1 << 30, rows=rows)
-    assert "3 in, 1 kept, 2 dropped" in done.err and "empty prompt 1" in done.err
-    assert "prompt longer than the context 1" in done.err and done.rows[0]["completion"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.add_tokens(["foreign"])
-    tokenizer.save_pretrained(tmp_path / "other")
-    done = run("evaluate.py", "--model", tiny_model, "--tokenizer", tmp_path / "other", code=2,
-               rows=[{"prompt": "a foreign word", "answer": "1"}])
-    assert "give the --tokenizer that belongs to the model" in done.err
-
-
-def test_no_code_of_a_model_folder_is_run(run, tiny_model, tmp_path):
-    """Neither its Python files nor a pickle; and nobody is asked for leave, for stdin may hold the rows."""
-    import torch
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    for path in Path(tiny_model).iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "model.safetensors").unlink()
-    torch.save({}, folder / "pytorch_model.bin")
-    done = run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
-    assert f"{folder}: no model could be loaded" in done.err and "safetensors" in done.err
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
-    for name, auto in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
-        config = json.loads((folder / name).read_text())
-        own = ["evil.Evil", "evil.Evil"] if auto == "AutoTokenizer" else "evil.Evil"
-        config |= {"auto_map": {auto: own, "AutoModelForCausalLM": "evil.Evil"}, "tokenizer_class": "Evil"}
-        (folder / name).write_text(json.dumps({**config, "model_type": "evil"}))
-    run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
-    run("evaluate.py", "--model", folder, "--tokenizer", tiny_model, rows=[PROBLEMS[0]], code=2)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pipe_whose_upstream_kept_nothing_is_no_mistake(run):
@@ -235,7 +180,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
@@ -244,92 +189,6 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     assert tally(done, "correct.py")[0] == 20
 
 
-def test_server_gives_what_was_taught(run, server, taught_model):
-    ask = ["--model", taught_model, "--base-url", server, "--max-tokens", 60, "--concurrency", 4]
-    served = run("evaluate.py", *ask, rows=PROBLEMS[:8]).rows
-    local = run("evaluate.py", "--model", taught_model, "--max-tokens", 60, rows=PROBLEMS[:8]).rows
-    completions = lambda rows: {row["id"]: row["completion"] for row in rows}  # noqa: E731
-    assert completions(served) == completions(local)
-
-
-# ----------------------------------------------------------------------------------------------- faulty servers
-
-def test_servers_that_end_the_run(run, faulty, tiny_model, tmp_path):
-    """Each at once and with a message; with a server that works the run goes on."""
-    for fault, said in (("401", "401, the API key is refused; set OPENAI_API_KEY"),
-                        ("404", "404, no model 'served' there"), ("http://127.0.0.1:9/v1", "no answer"),
-                        ("localhost/v1", "no answer (APIConnectionError: Request URL is missing")):
-        url = fault if "/" in fault else faulty("--rate", 1, "--faults", fault)
-        done = run("collect.py", *served(tiny_model, url, "--keep", "all", "--out", "o.jsonl", "--resume"), code=1,
-                   rows=PROBLEMS, env={"OPENAI_API_KEY": "sk-secret"})
-        assert said in done.err and "sk-secret" not in done.err
-    flags = ["--keep", "all", "--out", "o.jsonl", "--resume"]
-    done = run("collect.py", *served(tiny_model, faulty(), *flags), rows=PROBLEMS)
-    assert tally(done, "collect.py") == (72, 72, 0)
-
-
-def test_a_server_that_takes_any_name_is_named(run, faulty, tiny_model):
-    done = run("evaluate.py", *served(tiny_model, faulty("--model", "another")), rows=PROBLEMS[:3])
-    assert done.err.count("asked for 'served', 'another' answers") == 1
-
-
-@pytest.mark.parametrize("script", STAGES)
-def test_faults_cost_no_row(script, run, faulty, tiny_model):
-    """Every fault there is, on 30 % of the requests: all results arrive in one run."""
-    url = faulty("--rate", 0.3, "--faults", ",".join(MENDED))
-    rows = [{**row, "answer": "1"} for row in PROBLEMS]
-    flags = served(tiny_model, url, "--timeout", 4, "--concurrency", 16)
-    if script == "locate.py":
-        rows = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in rows]
-        flags = ["--judge", "served", "--judge-url", url, "--timeout", 4, "--concurrency", 16]
-    if script == "correct.py":
-        rows = [{**row, "initial_reason_steps": "Step 1:", "rejected": " 3", "full_rejected": " 3"} for row in rows]
-        flags += ["--samples", 3]
-    done = run(script, *flags, rows=rows)
-    assert tally(done, script)[0] == (2 if script == "collect.py" else 1) * len(PROBLEMS)
-
-
-def test_refused_requests_are_drops(run, faulty, tiny_model, tmp_path):
-    url = faulty("--rate", 1, "--faults", "422")
-    done = run("collect.py", *served(tiny_model, url), "--dropped", "d.jsonl", rows=PROBLEMS[:3])
-    assert "6 in, 0 kept, 6 dropped (refused by the server 6)" in done.err
-    assert done.err.count("Unprocessable") == 1, "the first of a kind is shown"
-    assert json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])["detail"].startswith("Unprocessable")
-
-
-def test_a_run_whose_first_requests_are_all_refused_ends(run, faulty, tiny_model):
-    for script, flags, rows in (
-            ("collect.py", served(tiny_model, faulty("--rate", 1, "--faults", "422"), "--samples", 3), PROBLEMS),
-            ("locate.py", ["--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "400")],
-             [{**row, "completion": row["solution"], "correct": False} for row in PROBLEMS])):
-        done = run(script, *flags, rows=rows, code=1)
-        assert "the server refused the first 16 rows, this one so: " in done.err and "fault with this" in done.err
-        assert f"{script}: 16 in, 0 kept, 16 dropped (refused by the server 16)" in done.err
-
-
-def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model):
-    ask = ["--timeout", 0.5, "--keep", "all", "--samples", 1, "--out", "o.jsonl"]
-    url = faulty("--rate", 0.7, "--faults", "hang,crawl")
-    done = run("collect.py", *served(tiny_model, url, *ask), rows=PROBLEMS, code=3)
-    kept = tally(done, "collect.py")[0]
-    assert 0 < kept < 36 and f"{36 - kept} given up; --resume asks them again" in done.err
-    assert "3 tries failed, the last with: no reply in 0.5 seconds (--timeout)" in done.err
-    done = run("collect.py", *served(tiny_model, faulty(), *ask, "--resume", "--timeout", 60), rows=PROBLEMS)
-    assert tally(done, "collect.py") == (36, 36, 0)
-
-
-def test_a_server_that_only_fails_ends_the_run(run, faulty, tiny_model, monkeypatch):
-    monkeypatch.setattr(server, "TRIES", 1)
-    url = faulty("--rate", 1, "--faults", "html")
-    done = run("collect.py", *served(tiny_model, url, "--concurrency", 2), rows=PROBLEMS, code=1)
-    assert "5 rows one after another were given up; see to the server, then go on with --resume" in done.err
-
-
-def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
-    done = run("collect.py", *served(tiny_model, faulty(), "--keep", "all", "--out", "o.jsonl"), rows=PROBLEMS[:3],
-               env={"OPENAI_API_KEY": "sk-very-secret"})
-    written = [path.read_text() for path in tmp_path.glob("o.jsonl*")]
-    assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
 
 
 HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x00 and \x1b[2J",
@@ -414,48 +273,6 @@ def test_a_closed_pipe_is_quiet(faulty, tiny_model, tmp_path):
     head = [asking.stdout.readline() for _ in range(5)]
     asking.stdout.close()
     assert asking.wait(60) == 141 and asking.stderr.read() == b"" and all(json.loads(line) for line in head)
-
-
-@pytest.mark.parametrize("temperature", [0, 1])
-@pytest.mark.parametrize("kind", ["llama", "mistral"])  # mistral with a window
-def test_sampling_equals_whole_forward_passes(kind, temperature):
-    """Batches with padding, repeated prompts, a cache that grows and rows that leave, beside one sequence at a time."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    torch.manual_seed(0)
-    window = {"sliding_window": 24} if kind == "mistral" else {}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        kind, vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.5, **window), dtype=torch.float64).eval()
-    prompts, limits = [[5], [7, 8, 9] * 5, [5], [11, 12]], [90, 150, 20, 140]
-    found = sampler.sample_batch(model, prompts, [0, 1, 2, 3], limits, lambda ids: False, temperature, 1.0)
-    for prompt, limit, answer, seed in zip(prompts, limits, found, range(4)):
-        ids = list(prompt)
-        for drawn in torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))[:limit]:
-            with torch.inference_mode():
-                logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
-            ids += sampler.pick_tokens(logits, drawn[None], temperature, 1.0).tolist()
-        assert answer == ids[len(prompt):]
-
-
-def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
-    """A local batch in its thread would else keep a broken pipe from ending the program."""
-    import asyncio
-    tokens = []
-
-    def endless(model, prompts, seeds, limits, ended, temperature, top_p):
-        while not ended([5]) and len(tokens) < 10_000:
-            tokens.append(time.sleep(0.01))
-        return [[5] for _ in prompts]
-
-    async def leave():
-        ask = sampler.local_engine(tiny_model, tokenizer, (), 1, None, {"max_tokens": 9, "temperature": 0, "top_p": 1})
-        await asyncio.wait({asyncio.create_task(ask("a", 0))}, timeout=0.2)
-
-    tokenizer = prompts.load_tokenizer(tiny_model)
-    monkeypatch.setattr(sampler, "sample_batch", endless)
-    asyncio.run(leave())
-    assert 0 < len(tokens) < 10_000
 
 
 def test_a_slow_reader_does_not_hold_up_the_replies(faulty, tiny_model, tmp_path):
