@@ -47,7 +47,7 @@ def print_plan(args, folder, pairs):
 
     from loss import BLOCK_LOGITS
     size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
-    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
+    model, _ = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
     trie = largest_trie(args, pairs)
     every, head = sum(p.numel() for p in model.parameters()), model.head.weight.numel()
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
