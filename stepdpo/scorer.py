@@ -51,7 +51,8 @@ class Scorer(torch.nn.Module):
     by_trie: sequences go through the model as a trie, in one row; else each goes through it alone, as it is.
     alone_above: a sequence of more tokens gets a forward pass of its own.
     fused: the head is a FusedHead and is asked for log-probs; else logits of all slots are made.
-    layers: the decoder layers that can be sharded one by one.
+    layers: the decoder layers, and own_head: the output head; but not those that share weights with other modules,
+    because what is shared must lie in FSDP's root group.
     """
 
     def __init__(self, model):
@@ -63,7 +64,8 @@ class Scorer(torch.nn.Module):
         if self.fused:
             model.set_output_embeddings(FusedHead(head))
         self.model = model
-        self.layers = find_layers(model)
+        self.shared = shared_weights(model)
+        self.layers = [layer for layer in find_layers(model) if not self.shares_weights(layer)]
         self.ropes = dynamic_ropes(model)
         self.use_trie(False)
 
@@ -95,6 +97,9 @@ class Scorer(torch.nn.Module):
         logps = logits[0, placed.reads].float().log_softmax(-1)
         return logps.gather(1, placed.targets[:, None])[placed.picks, 0]
 
+    def shares_weights(self, module):
+        return any(id(weight) in self.shared for weight in module.parameters())
+
     @property
     def config(self):
         return self.model.config
@@ -103,26 +108,30 @@ class Scorer(torch.nn.Module):
     def head(self):
         return self.model.get_output_embeddings()
 
+    @property
+    def own_head(self):
+        return self.head if self.head is not None and not self.shares_weights(self.head) else None
+
 
 # ----------------------------------------------------------------------------------- what models look like
 
 def find_layers(model):
-    """The decoder layers: of all lists of modules the one with most weights, less layers that share weights.
+    """The decoder layers: of all lists of modules the one with most weights."""
+    best, most = [], 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList):
+            size = sum(weight.numel() for weight in module.parameters())
+            if size > most:
+                best, most = list(module), size
+    return best
 
-    A shared weight must lie in FSDP's root group, and so the whole layer does.
-    """
-    def size(modules):
-        return sum(p.numel() for p in modules.parameters())
 
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    owners = {}  # id of a weight -> the paths that lead to it
+def shared_weights(model):
+    """ids of the weights that several modules have, such as an embedding that is also the head."""
+    paths = {}
     for path, weight in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(weight), set()).add(path)
-    layers = []
-    for layer in max(lists, key=size, default=()):
-        if all(len(owners[id(weight)]) == 1 for weight in layer.parameters()):
-            layers.append(layer)
-    return layers
+        paths.setdefault(id(weight), []).append(path)
+    return {weight for weight, several in paths.items() if len(several) > 1}
 
 
 def dynamic_ropes(model):

@@ -14,7 +14,6 @@ Eleven tokens stand before a target and six slots are computed, as one row: A B 
 only a target. `B1 -> x` is read once, for two sequences. A slot attends to its own ancestors: attention.py does that.
 """
 import math
-import random
 from array import array
 from dataclasses import dataclass, field
 
@@ -74,55 +73,6 @@ def build_trie(sequences, whole=False) -> Trie:
         trie.reads.append(slot)
         trie.targets.append(token)
     return trie
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-def epoch_batches(examples, batch_size, seed, shuffle, epoch):
-    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
-
-    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
-    batch (cut where it is larger), so that the size of a batch varies around batch_size.
-    """
-    groups = {}
-    for i, example in enumerate(examples):
-        ids, start = example.sequences[0]
-        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
-    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
-    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
-    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
-        end += len(piece)
-        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
-    return batches
-
-
-def split_batch(batch, budget, world):
-    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
-
-    Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
-    micro-batch may be empty.
-    """
-    batch = sorted(batch, key=lambda example: example.sequences[0][0])
-    firsts = [example.sequences[0][0][:-1] for example in batch]
-    alone = [len(build_trie(example.sequences).ids) for example in batch]
-    new = [n - shared for n, shared in zip(alone, [0, *map(common, firsts, firsts[1:])])]
-
-    def fill(room):
-        micros, used = [], math.inf
-        for example, n, first in zip(batch, new, alone):
-            if used + n <= room:
-                micros[-1].append(example)
-                used += n
-            else:
-                micros.append([example])
-                used = first
-        return micros
-
-    micros, room = fill(budget), min(budget, sum(alone))
-    count = -(-len(micros) // world) * world
-    while (room := 0.9 * room) >= max(alone) and len(even := fill(room)) <= count:
-        micros = even  # as even as they come: the largest decides how long all processes take
-    return micros + [[]] * (count - len(micros))
 
 
 # ---------------------------------------------------------------------------------------------- forward

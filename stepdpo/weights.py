@@ -146,11 +146,6 @@ def draw_weights(model, folder, seed, keep):
             copy_shard(tensor, drawn[name])
 
 
-def model_state(model):
-    """A model's trainable tensors by name, this process's part of each, to be saved or loaded in place."""
-    return {name: weight.detach() for name, weight in model.model.named_parameters() if weight.requires_grad}
-
-
 # ----------------------------------------------------------------------------------------------- and back
 
 def file_tensors(model, gather):

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import train
 from stepdpo import attention, shard
 from stepdpo.attention import group_segments, place_trie
-from stepdpo.trie import Segment, build_trie, sequence_logps, split_batch
+from stepdpo.processes import processes
+from stepdpo.trie import Segment, build_trie, sequence_logps
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)
@@ -36,7 +37,7 @@ MODELS = {  # large initial weights, so that an error in attention shows
 
 @pytest.fixture
 def mesh():
-    with shard.processes("cpu") as mesh:
+    with processes("cpu") as mesh:
         yield mesh
 
 
@@ -89,7 +90,7 @@ def scored(model, sequences):
 @pytest.mark.parametrize("name", MODELS)
 def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     sequences = branches()
     direction = torch.randn(len(sequences))
     expected, got = plain_sums(stock, sequences), scored(ours, sequences)
@@ -105,7 +106,7 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
 def test_dense_mask_says_the_same(tmp_path, mesh):
     """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
     stock = save_stock(tmp_path, **MODELS["qwen2"])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     whole = build_trie(branches())
     sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
     for segment in whole.segments:
@@ -136,7 +137,7 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
     monkeypatch.setattr(attention, "attend_padded", attention.attend_varlen)
     monkeypatch.setattr(attention, "lay_out_padded", attention.lay_out_varlen)
@@ -169,28 +170,3 @@ def test_grouping_loses_no_segment_and_pads_little():
     padded = sum(len(group) * max(len(segment.path) - segment.shared for segment in group)
                  * max(len(segment.path) for segment in group) for group in groups)
     assert len(groups) < 15 and padded < 1.25 * area
-
-
-def examples_of(sequences):
-    pairs = zip(sequences[::2], sequences[1::2])
-    return [train.Example(str(i), list(pair), 1.0, (0.0, 0.0)) for i, pair in enumerate(pairs)]
-
-
-@pytest.mark.parametrize("budget", [1, 40, 100, 10 ** 6])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_micro_batches_hold_the_batch_within_the_budget(budget, world):
-    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
-    micros = split_batch(batch, budget, world)
-    assert len(micros) % world == 0
-    assert sorted(e.id for e in sum(micros, [])) == sorted(e.id for e in batch)
-    for micro in micros:
-        tokens = len(build_trie([s for e in micro for s in e.sequences]).ids)
-        assert tokens <= budget or len(micro) == 1
-    if budget == 10 ** 6:
-        assert len(micros) == world and all(micros)
-
-
-def test_a_long_row_does_not_split_the_others():
-    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
-    long = train.Example("long", [(array("i", [1] * 900), 5), (array("i", [1] * 901), 5)], 1.0, None)
-    assert len(split_batch([*batch, long], 500, 1)) == len(split_batch(batch, 500, 1)) + 1
