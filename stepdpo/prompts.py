@@ -7,6 +7,7 @@ from collections import namedtuple
 
 from stepdpo.chat import render_template
 from stepdpo.command import UserError
+from stepdpo.hub import find_files
 from stepdpo.task import INSTRUCTION
 
 # name: (text around the problem, joint between the text and a solution, strings that end an answer)
@@ -22,12 +23,13 @@ PROMPTS = ("chat", *TEMPLATES)
 date_of_run = None  # a datetime.date, see run_date
 
 
-def load_tokenizer(name, fix="name a folder or model that has one"):
+def load_tokenizer(name, fix="name a folder or model that has one", flag="--model"):
     """The fast tokenizer of a model folder or hub name. UserError when there is none, with what mends it."""
     from transformers import AutoTokenizer
+    files = find_files(name, flag)
     try:
         # unset, trust_remote_code asks whom it finds at stdin
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **files)
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: no tokenizer there ({reason}); {fix}", 2) from error
