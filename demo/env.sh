@@ -3,7 +3,7 @@
 #     . demo/env.sh [requirements-dev.txt …]     # sets PYTHON
 #
 # The environment that is active serves if it holds what requirements.txt and the files named here ask for. Otherwise
-# .venv does: it is made when missing, and given what it lacks.
+# .venv does: it is made when missing, and given what it lacks. pip shows what it downloads.
 
 holds() { # holds PYTHON FILE…: are all requirements in the files installed there, in versions that will do?
     "$1" - "${@:2}" 2>/dev/null <<'PY'
@@ -29,6 +29,17 @@ for path in sys.argv[1:]:
 PY
 }
 
+say_size() { # what the install costs, where PyTorch is still to come
+    "$PYTHON" -c 'import torch' 2>/dev/null && return
+    cat >&2 <<'END'
+To install: on Linux 2.8 GB to download and about twice that on disk, since pip takes PyTorch with CUDA there.
+A CPU is enough for the demo and the tests. With PyTorch for CPUs it is 0.3 GB to download and 1.3 GB on disk. To have
+that, stop with Ctrl-C and put PyTorch's CPU index before the same command:
+    PIP_EXTRA_INDEX_URL=URL bash demo/run.sh
+URL is what stands after --index-url at https://pytorch.org/get-started/locally for Linux, Pip, CPU.
+END
+}
+
 find_python() {
     local files=(requirements.txt "$@") python
     for python in python python3; do
@@ -49,7 +60,10 @@ find_python() {
         echo "making .venv ($("$python" --version)) from ${files[*]}" >&2
         "$python" -m venv .venv || return 1
     fi
-    holds "$PYTHON" "${files[@]}" || "$PYTHON" -m pip install --quiet "${files[@]/#/-r}" >&2
+    if ! holds "$PYTHON" "${files[@]}"; then
+        say_size
+        "$PYTHON" -m pip install "${files[@]/#/-r}" >&2
+    fi
 }
 
 find_python "$@"

@@ -1,23 +1,32 @@
 """What demo/reproduce.py found, as Markdown and a figure. Run it with: python -m demo.reproduce --report"""
 import math
+import sys
 
-import numpy as np
-
-from demo.reproduce import BATCH, EPOCHS, GRID, MAIN, METRICS, PAIRS, SAMPLED, SYSTEMS, WORLDS, Missing, read
+from demo.cells import best, cell, grid, system_cell, variant_cell
+from demo.files import load_rows
+from demo.lab import Missing
+from demo.studies import MAIN, METRICS, WORLDS
 from demo.world import first_wrong_step
 
 
-def tried(make, *args, **how):
-    """A cell's result, or None while it is not made."""
+def tried(make, *args):
+    """What make(*args) returns, or None while it is not made."""
     try:
-        return make(*args, **how)
+        return make(*args)
     except Missing:
         return None
 
 
-def scores(cells, metric):
+def finished(lab, make, *args):
+    """The cells of a system's or variant's training runs that are made."""
+    results = [tried(make, lab, *args, run) for run in range(lab.study.runs)]
+    return [result for result in results if result]
+
+
+def outcome_means(cells, metric):
     """Each problem's mean over the training runs, (problems,)."""
-    return np.mean([[int(bit) for bit in cell[metric]] for cell in cells], axis=0)
+    import numpy as np
+    return np.mean([[int(bit) for bit in result[metric]] for result in cells], axis=0)
 
 
 def paired(ours, theirs):
@@ -27,38 +36,46 @@ def paired(ours, theirs):
     return f"{difference.mean():+.1f} [{difference.mean() - half:+.1f}, {difference.mean() + half:+.1f}]"
 
 
-def row(*cells):
-    return "| " + " | ".join(map(str, cells)) + " |"
+def table_row(*cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def header(*cells):
-    return [row(*cells), "|" + "---|" * len(cells)]
+def table_head(*cells):
+    return [table_row(*cells), "|" + "---|" * len(cells)]
 
 
-def finished(runs, make, *args):
-    """The cells of a system's or variant's training runs that are made."""
-    return [cell for run in range(runs) if (cell := tried(make, *args, run))]
+def share(part, whole):
+    return f"{100 * part / max(whole, 1):.1f} %"
 
 
-def main_table(lab, world, seeds, runs):
+def main_table(lab, world):
     """Table 3: every system on every SFT seed, and what MAIN gains over each."""
-    for seed in range(seeds):
-        base = tried(lab.cell, world, seed)
+    lines = []
+    for seed in range(lab.study.seeds):
+        base = tried(cell, lab, world, seed)
         if not base:
             continue
-        ours = finished(runs, lab.system, world, seed, MAIN)
-        yield f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n")
-        yield from header("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
-                          "over SFT", "final answer, T=1")
-        for system in (None, *SYSTEMS):
-            cells = [base] if system is None else finished(runs, lab.system, world, seed, system)
-            if not cells:
-                continue
-            means = [f"{100 * scores(cells, metric).mean():.1f}" for metric in METRICS]
-            gain = ["" if system is None else paired(scores(cells, metric), scores([base], metric))
-                    for metric in METRICS]
-            lead = "" if system == MAIN or not ours else paired(scores(ours, METRICS[0]), scores(cells, METRICS[0]))
-            yield row(system or "SFT", len(cells), means[0], gain[0], lead, means[1], gain[1], means[2])
+        ours = finished(lab, system_cell, world, seed, MAIN)
+        lines.append(f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n"))
+        lines += table_head("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
+                            "over SFT", "final answer, T=1")
+        lines.append(system_row(lab, "SFT", [base], None, ours))
+        for system in lab.study.systems:
+            cells = finished(lab, system_cell, world, seed, system)
+            if cells:
+                lines.append(system_row(lab, system, cells, base, [] if system == MAIN else ours))
+    return lines
+
+
+def system_row(lab, name, cells, base, ours):
+    """A line of main_table. base: the cell of SFT, or None; ours: the cells of MAIN, or []."""
+    final, steps, sampled = METRICS
+    means = {metric: f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS if metric in cells[0]}
+    gains = {metric: paired(outcome_means(cells, metric), outcome_means([base], metric)) if base else ""
+             for metric in (final, steps)}
+    lead = paired(outcome_means(ours, final), outcome_means(cells, final)) if ours else ""
+    return table_row(name, len(cells), means[final], gains[final], lead, means[steps], gains[steps],
+                     means.get(sampled, ""))
 
 
 LADDER = {  # what is gained by one thing alone: (with it, without it)
@@ -71,125 +88,168 @@ LADDER = {  # what is gained by one thing alone: (with it, without it)
 }
 
 
-def ladder_table(lab, seeds, runs):
+def ladder_table(lab):
     """Where a win comes from: verified steps as labels, or the objective."""
-    yield from header("world", "SFT seed", "what", "final answer, greedy", "all steps, greedy")
+    lines = table_head("world", "SFT seed", "what", "final answer, greedy", "all steps, greedy")
     for world in WORLDS:
-        for seed in range(seeds):
-            for what, names in LADDER.items():
-                ours, theirs = (finished(runs, lab.system, world, seed, name) for name in names)
+        for seed in range(lab.study.seeds):
+            for what, (with_it, without) in LADDER.items():
+                ours = finished(lab, system_cell, world, seed, with_it)
+                theirs = finished(lab, system_cell, world, seed, without)
                 if ours and theirs:
-                    yield row(world, seed, what, *(paired(scores(ours, metric), scores(theirs, metric))
-                                                   for metric in METRICS[:2]))
+                    gains = [paired(outcome_means(ours, metric), outcome_means(theirs, metric))
+                             for metric in METRICS[:2]]
+                    lines.append(table_row(world, seed, what, *gains))
+    return lines
 
 
-def data_table(lab, seeds):
+def data_table(lab):
     """What the rows are made of, as the world knows it."""
-    yield from header("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step",
-                      "wrong ones located",
-                      "first wrong step as the world knows it", "pairs", "chosen steps right", "verified pairs",
-                      "their chosen steps right")
+    lines = table_head("world", "SFT seed", "answers wrong at T=1", "right answers with a wrong step",
+                       "wrong ones located", "first wrong step as the world knows it", "pairs", "chosen steps right",
+                       "verified pairs", "their chosen steps right")
     for world in WORLDS:
-        for seed in range(seeds):
-            folder = tried(lab.gather_enough, world, seed)
+        for seed in range(lab.study.seeds):
+            folder = tried(lab.enough_pairs, world, seed)
             if folder:
-                answers, located = read(folder.parent / "answers.jsonl"), read(folder / "located.jsonl")
-                right = [r for r in answers if r["correct"]]
-                wrong = len(read(folder.parent / "wrong.jsonl"))
-                pairs, verified = (read(folder / f"{name}.jsonl") for name in ("pairs", "verified"))
-                found = sum(first_wrong_step(r["prompt"], r["completion"]) == r["bad_step"] for r in located)
-                slipped = sum(first_wrong_step(r["prompt"], r["completion"]) is not None for r in right)
-                yield row(world, seed, percent(len(answers) - len(right), len(answers)), percent(slipped, len(right)),
-                          f"{len(located)} of {wrong}", percent(found, len(located)),
-                          *(cell for rows in (pairs, verified)
-                            for cell in (len(rows), percent(sum(map(chosen_is_right, rows)), len(rows)))))
+                lines.append(table_row(world, seed, *data_cells(folder)))
+    return lines
+
+
+def data_cells(folder):
+    """The cells of a line of data_table. folder: of Lab.make_pairs."""
+    answers, wrong = load_rows(folder.parent / "answers.jsonl"), load_rows(folder.parent / "wrong.jsonl")
+    located = load_rows(folder / "located.jsonl")
+    right = [row for row in answers if row["correct"]]
+    slipped = [row for row in right if first_wrong_step(row["prompt"], row["completion"]) is not None]
+    found = [row for row in located if first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"]]
+    cells = [share(len(answers) - len(right), len(answers)), share(len(slipped), len(right)),
+             f"{len(located)} of {len(wrong)}", share(len(found), len(located))]
+    for name in ("pairs", "verified"):
+        pairs = load_rows(folder / f"{name}.jsonl")
+        cells += [len(pairs), share(sum(chosen_is_right(pair) for pair in pairs), len(pairs))]
+    return cells
 
 
 def chosen_is_right(pair):
+    """Whether the world finds no error up to the chosen step."""
     wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
     return wrong is None or wrong > pair["bad_step"]
 
 
-def percent(part, whole):
-    return f"{100 * part / max(whole, 1):.1f} %"
-
-
 def grid_table(lab, world):
     """Final answer / all steps on validation problems; the chosen rate and β in bold."""
-    yield from header("", *(f"{lr:g}, β {beta:g}" for lr, beta in GRID))
-    for system in SYSTEMS:
-        found = tried(lab.grid, world, system)
+    lines = table_head("", *(f"{lr:g}, β {beta:g}" for lr, beta in lab.study.grid))
+    for system in lab.study.systems:
+        found = tried(grid, lab, world, system)
         if found:
-            cells = [f"{100 * final:.1f} / {100 * steps:.1f}" for _, final, steps in found]
-            yield row(system, *(f"**{cell}**" if setting == lab.best(world, system) else cell
-                                for (setting, *_), cell in zip(found, cells)))
+            cells = []
+            for setting, final, steps in found:
+                text = f"{100 * final:.1f} / {100 * steps:.1f}"
+                cells.append(f"**{text}**" if setting == best(lab, world, system) else text)
+            lines.append(table_row(system, *cells))
+    return lines
 
 
-def wording_table(lab, seeds, runs):
+def wording_table(lab):
     """Table 4: chosen steps of the policy's own against the generator's in other words."""
-    yield from header("world", "SFT seed", "log πref of the policy's own step", "of the other wording", "log πref of "
-                      "the rejected step", "Step-DPO, verified over other wording")
+    lines = table_head("world", "SFT seed", "log πref of the policy's own step", "of the other wording",
+                       "log πref of the rejected step", "Step-DPO, verified over other wording")
     for world in WORLDS:
-        for seed in range(seeds):
-            own, other = (finished(runs, lab.system, world, seed, name) for name in (MAIN, "Step-DPO, other wording"))
+        for seed in range(lab.study.seeds):
+            own = finished(lab, system_cell, world, seed, MAIN)
+            other = finished(lab, system_cell, world, seed, "Step-DPO, other wording")
             if own and other:
-                logps = [cell["metrics"][0][f"eval_logps/{side}"] for cell, side in (
-                    (own[0], "chosen"), (other[0], "chosen"), (own[0], "rejected"))]
-                yield row(world, seed, *(f"{value:.2f}" for value in logps),
-                          paired(scores(own, METRICS[0]), scores(other, METRICS[0])))
+                first, first_other = own[0]["metrics"][0], other[0]["metrics"][0]  # before the first step
+                logps = (first["eval_logps/chosen"], first_other["eval_logps/chosen"], first["eval_logps/rejected"])
+                lines.append(table_row(world, seed, *(f"{value:.2f}" for value in logps), paired(
+                    outcome_means(own, METRICS[0]), outcome_means(other, METRICS[0]))))
+    return lines
 
 
-def variant_table(lab, world, variants, runs):
+def variant_table(lab, world):
     """One thing changed at a time; --shuffle prefixes is compared with the same rows in the usual order."""
-    yield from header(f"{MAIN}, SFT seed 0", "runs", "pairs", "tokens computed of all", "final answer, greedy",
-                      "all steps, greedy", "over", "final answer", "all steps")
-    found = {name: cells for name in variants if (cells := finished(runs, lab.variant, world, name))}
+    lines = table_head(f"{MAIN}, SFT seed 0", "runs", "pairs", "tokens computed of all", "final answer, greedy",
+                       "all steps, greedy", "over", "final answer", "all steps")
+    found = {name: finished(lab, variant_cell, world, name) for name in lab.study.variants}
     for name, cells in found.items():
+        if not cells:
+            continue
+        means = [f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS[:2]]
         other = "4 pairs a prefix" if name.startswith("--shuffle") else "as it is"
-        gains = ["", "", ""] if name == "as it is" else [other, *(
-            paired(scores(cells, metric), scores(found[other], metric)) for metric in METRICS[:2])]
-        shares = [percent(record["computed_tokens"], record["num_tokens"])
-                  for record in cells[0].get("metrics", ()) if "num_tokens" in record]
-        yield row(name, len(cells), cells[0]["pairs"], *(shares[-1:] or [""]), *(
-            f"{100 * scores(cells, metric).mean():.1f}" for metric in METRICS[:2]), *gains)
+        gains = ["", "", ""]
+        if name != other and found[other]:
+            gains = [other, *(paired(outcome_means(cells, metric), outcome_means(found[other], metric))
+                              for metric in METRICS[:2])]
+        lines.append(table_row(name, len(cells), cells[0]["pairs"], computed_share(cells[0]), *means, *gains))
+    return lines
 
 
-def draw(lab, path, seeds):
+def computed_share(result):
+    """Share of a training's tokens that were computed, since prefixes are shared; '' of a cell without training."""
+    for record in reversed(result.get("metrics", [])):
+        if "num_tokens" in record:
+            return share(record["computed_tokens"], record["num_tokens"])
+    return ""
+
+
+def time_table(lab):
+    """Where the time went: what a stage was run for, over all processes."""
+    lines = table_head("", "runs", "minutes", "CPU-minutes", "of all CPU-minutes")
+    times = lab.times()
+    total = sum(cpu for runs in times.values() for _, cpu in runs)
+    for what, runs in sorted(times.items(), key=lambda item: -sum(cpu for _, cpu in item[1])):
+        seconds, cpu = (sum(column) for column in zip(*runs))
+        lines.append(table_row(what, len(runs), f"{seconds / 60:.1f}", f"{cpu / 60:.1f}", share(cpu, total)))
+    return [*lines, "", f"{total / 3600:.1f} CPU-hours."]
+
+
+def draw_figure2(lab, path):
     """Figure 2: held-out preference accuracy and margin over steps, a line an SFT seed."""
     from matplotlib.figure import Figure
     figure = Figure((9, 6.4), layout="constrained")
     axes = figure.subplots(2, len(WORLDS), sharex=True)
-    for world, column in zip(WORLDS, axes.T):
-        for number, system in enumerate(("DPO, answers apart", "DPO, shared prefix, verified", MAIN)):
-            curves = [[record for record in cell["metrics"] if "eval_loss" in record]
-                      for cell in (tried(lab.system, world, seed, system, 0) for seed in range(seeds)) if cell]
-            for axis, name in zip(column, ("eval_rewards/accuracies", "eval_rewards/margins")):
-                for nth, curve in enumerate(curves):
-                    axis.plot([record["step"] for record in curve], [record[name] for record in curve], f"C{number}",
-                              label=None if nth else system)
-                axis.grid(alpha=0.3)
-        column[0].set_title(f"{world} world")
-        column[1].set_xlabel("optimizer steps")
-    axes[0, 0].set_ylabel("held-out pairs judged right")
-    axes[1, 0].set_ylabel("held-out reward margin")
+    compared = ("DPO, answers apart", "DPO, shared prefix, verified", MAIN)
+    for world, (judged, margins) in zip(WORLDS, axes.T):
+        for color, system in enumerate(compared):
+            label = system
+            for seed in range(lab.study.seeds):
+                result = tried(system_cell, lab, world, seed, system, 0)
+                if result:
+                    curve = [record for record in result["metrics"] if "eval_loss" in record]
+                    steps = [record["step"] for record in curve]
+                    judged.plot(steps, [100 * record["eval_rewards/accuracies"] for record in curve], f"C{color}",
+                                label=label)
+                    margins.plot(steps, [record["eval_rewards/margins"] for record in curve], f"C{color}")
+                    label = None  # one entry in the legend a system
+        judged.set(title=f"{world} world", ylabel="held-out pairs judged right, %")
+        margins.set(xlabel="optimizer steps", ylabel="reward margin of held-out pairs, nats")
+        judged.grid(alpha=0.3)
+        margins.grid(alpha=0.3)
     axes[0, 0].legend()
+    figure.supxlabel("Higher is better in each panel. A line is one SFT seed.", fontsize="medium")
     figure.savefig(path, dpi=120)
 
 
-def report(lab, seeds, runs, variants):
-    lines = [f"{lab.sizes['test']:,} test problems (T=1: the first {SAMPLED:,}), up to {PAIRS} pairs, {EPOCHS} epochs "
-             f"in batches of {BATCH}; 95 % intervals paired by problem.", "", "### Rows", "", *data_table(lab, seeds)]
+def write_report(lab):
+    study = lab.study
+    sections = {"Rows": data_table(lab)}
     for world in WORLDS:
-        lines += ["", f"### {world.title()} world (table 3)", *main_table(lab, world, seeds, runs)]
-    lines += ["", "### Labels and objective", "", *ladder_table(lab, seeds, runs)]
-    lines += ["", "### Chosen steps in other words (table 4)", "", *wording_table(lab, seeds, runs)]
+        sections[f"{world.title()} world (table 3)"] = main_table(lab, world)
+    sections["Labels and objective"] = ladder_table(lab)
+    sections["Chosen steps in other words (table 4)"] = wording_table(lab)
     for world in WORLDS:
-        lines += ["", f"### Variants, {world} world", "", *variant_table(lab, world, variants, runs)]
+        sections[f"Variants, {world} world"] = variant_table(lab, world)
     for world in WORLDS:
-        lines += ["", f"### Validation, {world} world: final answer / all steps, greedy, by rate and β, SFT seed 0", "",
-                  *grid_table(lab, world)]
-    spent = sum(int(mark.read_text()) for mark in lab.out.rglob("*.made"))
-    lines += ["", f"{spent / 3600:.1f} CPU-hours."]
+        title = f"Validation, {world} world: final answer / all steps, greedy, by rate and β, SFT seed 0"
+        sections[title] = grid_table(lab, world)
+    sections["Where the time went"] = time_table(lab)
+    lines = [f"{study.test:,} test problems (T=1: the first {study.sampled:,}), up to {study.pairs} pairs, "
+             f"{study.epochs} epochs in batches of {study.batch_size}; 95 % intervals paired by problem."]
+    for title, table in sections.items():
+        if len(table) > 2:  # more than its head
+            lines += ["", f"### {title}", "", *table]
     (lab.out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(lab, lab.out / "figure2.png", seeds)
+    draw_figure2(lab, lab.out / "figure2.png")
     print(*lines, sep="\n")
+    print(f"\n{lab.out / 'report.md'}, {lab.out / 'figure2.png'}", file=sys.stderr)

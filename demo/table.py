@@ -1,59 +1,53 @@
-"""The end of demo/run.sh: accuracy before and after, rows through the stages, times; and FOLDER/picture.png.
+"""The table at the end of demo/run.sh: accuracy before and after, rows through the stages, times.
 
     python -m demo.table runs/demo
 
 Reads the rows and logs that run.sh left in the folder. Besides what any run can tell it shows what only this world
 knows: whether each step of an answer is right (demo/world.py, first_wrong_step), hence how good the judge was.
 """
-
-import json
 import re
 import sys
 from pathlib import Path
 
+from demo.files import load_rows
 from demo.world import first_wrong_step
-from evaluate import compare, new_problems, rate, remember
 from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
+MEASURES = {  # what is right about an answer: how it is told
+    "final answer right": lambda row: row["correct"],
+    "every step right": lambda row: first_wrong_step(row["prompt"], row["completion"]) is None,
+}
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.open(encoding="utf-8")]
+def accuracies(folder):
+    """A line for each of MEASURES: {"name", "before", "after", "gain"}.
+
+    before and after are (share, (low, high)), gain is "+35.0 points [+32.6, +37.3]". Intervals are of 95 %, that of the
+    gain is paired by problem.
+    """
+    before = {row["id"]: row for row in load_rows(folder / "before.jsonl")}
+    after = {row["id"]: row for row in load_rows(folder / "after.jsonl")}
+    lines = []
+    for name, is_right in MEASURES.items():
+        old = [float(is_right(before[key])) for key in after]
+        new = [float(is_right(row)) for row in after.values()]
+        lines.append({"name": name, "before": (sum(old) / len(old), mean_interval(old)),
+                      "after": (sum(new) / len(new), mean_interval(new)), "gain": paired_gain(old, new)})
+    return lines
 
 
-def right_throughout(row: dict) -> bool:
-    return first_wrong_step(row["prompt"], row["completion"]) is None
+def paired_gain(old, new, resamples=10_000):
+    """Mean difference in points with a bootstrap interval. old, new: 0.0 or 1.0 for each problem, in the same order."""
+    import numpy as np
+    difference = 100 * (np.array(new) - np.array(old))
+    draws = np.random.default_rng(0)
+    means = [difference[draws.integers(0, len(difference), len(difference))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{difference.mean():+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
-def accuracies(before: list[dict], after: list[dict]):
-    """(what is right, [(accuracy, interval) before, after], paired difference): final answer, every step."""
-    for name, is_right in (("final answer right", lambda row: row["correct"]), ("every step right", right_throughout)):
-        scores = []
-        for rows in (before, after):
-            problems = new_problems()
-            for row in rows:
-                remember(problems, {**row, "correct": is_right(row)})
-            scores.append(problems)
-        cells = [(sum(rates) / len(rates), mean_interval(rates))
-                 for rates in ([rate(problem) for problem in problems.values()] for problems in scores)]
-        yield name, cells, compare(scores[1], scores[0]).removeprefix("difference ").split(" over ")[0]
-
-
-def judge_lines(located: list[dict], pairs: list[dict]):
-    """What the world knows about the judge's verdicts and the steps that were chosen."""
-    agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
-    yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
-    fine = sum(step_is_right(row) for row in pairs)
-    yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
-
-
-def step_is_right(row: dict) -> bool:
-    wrong = first_wrong_step(row["prompt"], row["initial_reason_steps"] + row["full_chosen"])
-    return wrong is None or wrong > row["bad_step"]
-
-
-def stage_lines(folder: Path, phases: list[str]):
+def stage_lines(folder, phases):
     """One line a tally, from the logs, in the order of the phases."""
     for phase in phases:
         for stage, file, *counts, reasons in TALLY.findall((folder / f"{phase}.log").read_text(encoding="utf-8")):
@@ -61,47 +55,41 @@ def stage_lines(folder: Path, phases: list[str]):
             yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
-def table(folder: Path):
-    before, after = read(folder / "before.jsonl"), read(folder / "after.jsonl")
-    located, pairs = read(folder / "located.jsonl"), read(folder / "pairs.jsonl")
-    yield f"{f'{len(after)} test problems':20}{'before':24}{'after Step-DPO':24}difference, with 95 % intervals"
-    for name, cells, difference in accuracies(before, after):
-        yield f"{name:20}" + "".join(f"{percent(*cell):24}" for cell in cells) + difference
+def step_is_right(pair):
+    """Whether the world finds no error up to the chosen step."""
+    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
+    return wrong is None or wrong > pair["bad_step"]
+
+
+def judge_lines(folder):
+    """What the world knows about the judge's verdicts and the steps that were chosen."""
+    located, pairs = load_rows(folder / "located.jsonl"), load_rows(folder / "pairs.jsonl")
+    agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
+    yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
+    fine = sum(step_is_right(pair) for pair in pairs)
+    yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
+    end = load_rows(folder / "step-dpo" / "metrics.jsonl")[-1]
+    yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \
+          f"{100 * end['eval_rewards/accuracies']:.0f} %"
+
+
+def table(folder):
+    """The lines of the table."""
+    lines = accuracies(folder)
+    count = len(load_rows(folder / "after.jsonl"))
+    yield f"{f'{count} test problems':20}{'before':24}{'after Step-DPO':24}difference, with 95 % intervals"
+    for line in lines:
+        yield f"{line['name']:20}{percent(*line['before']):24}{percent(*line['after']):24}{line['gain']}"
     yield ""
     times = [line.split("\t") for line in (folder / "times.tsv").read_text().splitlines()]
     yield f"{'rows':36}{'in':>8}{'kept':>8}{'dropped':>8}   reasons"
     yield from stage_lines(folder, [phase for phase, _ in times])
     yield ""
-    yield from judge_lines(located, pairs)
-    end = read(folder / "step-dpo" / "metrics.jsonl")[-1]
-    yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \
-          f"{100 * end['eval_rewards/accuracies']:.0f} %"
+    yield from judge_lines(folder)
     yield ""
     yield f"{'seconds':36}{sum(int(seconds) for _, seconds in times):8}"
     yield from (f"{'  ' + phase:36}{int(seconds):8}" for phase, seconds in times)
 
 
-def draw(folder: Path):
-    """Accuracy before and after, and the paper's figure 2: held-out pairs judged right and their margin over steps."""
-    from matplotlib.figure import Figure
-    figure = Figure((11, 3.4), layout="constrained")
-    bars, judged, margins = figure.subplots(1, 3)
-    for place, (name, cells, difference) in enumerate(accuracies(read(folder / "before.jsonl"),
-                                                                  read(folder / "after.jsonl"))):
-        for side, (value, (low, high)), color in zip((-0.2, 0.2), cells, ("0.6", "tab:blue")):
-            bars.bar(place + side, value, 0.36, color=color, yerr=[[value - low], [high - value]], capsize=4)
-        bars.text(place, 1.01, f"{difference.split(' [')[0]}", ha="center")
-    bars.set(xticks=[0, 1], xticklabels=["final answer", "every step"], ylim=(0, 1.1), title="right, before and after")
-    records = [row for row in read(folder / "step-dpo" / "metrics.jsonl") if "eval_loss" in row]
-    steps = [row["step"] for row in records]
-    for axis, name, title in ((judged, "eval_rewards/accuracies", "held-out pairs judged right"),
-                              (margins, "eval_rewards/margins", "held-out reward margin")):
-        axis.plot(steps, [row[name] for row in records], marker="o", markersize=3)
-        axis.set(title=title, xlabel="optimizer steps")
-        axis.grid(alpha=0.3)
-    figure.savefig(folder / "picture.png", dpi=110)
-
-
 if __name__ == "__main__":
     print("\n".join(table(Path(sys.argv[1]))))
-    draw(Path(sys.argv[1]))

@@ -1,0 +1,170 @@
+"""A folder in which what reproduce.py compares is made once: worlds, policies, answers, pairs, rows to train on.
+
+    OUT/WORLD/world       problems
+    OUT/policies/seed-0   what SFT makes; one policy for both worlds
+    OUT/WORLD/policies-seed-0-0-1600              answers to problems 0 to 1,600
+    OUT/WORLD/policies-seed-0-0-1600/equations-1  the wrong ones located by a judge, and pairs, one a prefix
+    OUT/WORLD/policies-seed-0-0-1600/equations-1/rows-400   what 400 pairs are compared on, a file a kind
+    OUT/times.tsv         what each run of a stage took: its name, seconds, CPU-seconds
+
+Beside each of these stands NAME.made when it is finished, and NAME.lock while a process makes it.
+"""
+import fcntl
+import hashlib
+import sys
+import time
+from collections import defaultdict
+
+import collect
+import correct
+import locate
+import train
+from demo import world as generator
+from demo.files import load_rows, save_rows
+from demo.kinds import first_of_each, kinds_of_rows
+from demo.studies import WORLDS
+
+
+class Busy(Exception):
+    """Another process makes this."""
+
+
+class Missing(Exception):
+    """Not made yet, and only a report is wanted."""
+
+
+class Lab:
+    def __init__(self, out, study, making=True):
+        """study: studies.Study; making: False to raise Missing for what is not there."""
+        self.out, self.study, self.making = out, study, making
+        self.spent = 0.0  # seconds in stages
+
+    def made(self, folder, name, make):
+        """The file or folder `name`, made by make(path) unless it was finished before.
+
+        Raises Busy while another process makes it, and Missing if this lab makes nothing.
+        """
+        path, mark = folder / name, folder / f"{name}.made"
+        if mark.exists():
+            return path
+        if not self.making:
+            raise Missing(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{name}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(path) from error
+            if not mark.exists():
+                make(path)
+                mark.touch()
+        return path
+
+    def call(self, what, stage, *words, **settings):
+        """Run a stage in this process, resuming.
+
+        what: the line of times.tsv that its time counts in. settings: flags of the stage; True is a bare flag.
+        """
+        words = [str(word) for word in words] + ["--resume"]
+        for name, value in settings.items():
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
+        earlier = [seconds for seconds, _ in self.times()[what]]
+        expected = f", about {sum(earlier) / len(earlier):.0f} s" if earlier else ""
+        print(f"reproduce: {what}{expected}", file=sys.stderr)
+        begin, cpu = time.monotonic(), time.process_time()
+        if code := stage.main(words):
+            sys.exit(code)
+        seconds = time.monotonic() - begin
+        self.spent += seconds
+        with open(self.out / "times.tsv", "a") as file:  # one write: several processes append
+            file.write(f"{what}\t{seconds:.1f}\t{time.process_time() - cpu:.1f}\n")
+
+    def times(self):
+        """{what: [(seconds, CPU-seconds) of each run]}, in the order of the first ones."""
+        found = defaultdict(list)
+        path = self.out / "times.tsv"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            what, seconds, cpu = line.split("\t")
+            found[what].append((float(seconds), float(cpu)))
+        return found
+
+    # ------------------------------------------------------------------------------------- policies and rows
+
+    def world(self, world):
+        study = self.study
+        flags = dict(world=world, sft=study.solutions, train=study.many[world], validation=study.validation,
+                     test=study.test)
+        return self.made(self.out / world, "world", lambda path: generator.main(
+            [f"--out={path}", *(f"--{name}={value}" for name, value in flags.items())]))
+
+    def policy(self, seed):
+        """One policy for both worlds; its solutions have planted slips."""
+        start = self.world(WORLDS[0]) / "model"
+        solutions = [self.world(world) / "sft.jsonl" for world in WORLDS]
+        rows = self.made(self.out, "sft.jsonl", lambda path: save_rows(
+            path, [row for solution in solutions for row in load_rows(solution)]))
+        return self.made(self.out / "policies", f"seed-{seed}", lambda path: self.call(
+            "SFT", train, objective="sft", model=start, pairs=rows, out=path, seed=seed, save_every=0,
+            **self.study.sft))
+
+    def answers(self, world, seed, policy=None, problems=None):
+        """Folder with answers of a policy to a slice of the problems, and the wrong ones; how it was asked."""
+        policy = policy or self.policy(seed)
+        problems = problems or slice(0, self.study.problems[world])
+        folder = self.out / world / f"{policy.parent.name}-{policy.name}-{problems.start}-{problems.stop}"
+        how = dict(model=policy, temperature=1, top_p=1, seed=seed, max_tokens=200, batch_size=256)
+        source = self.world(world) / "train.jsonl"
+        some = self.made(folder, "problems.jsonl", lambda path: save_rows(path, load_rows(source)[problems]))
+        answers = self.made(folder, "answers.jsonl", lambda path: self.call(
+            "collect", collect, some, out=path, samples=4, keep="all", **how))
+        self.made(folder, "wrong.jsonl", lambda path: save_rows(path, first_of_each(
+            row for row in load_rows(answers) if not row["correct"]).values()))
+        return folder, how
+
+    def make_pairs(self, world, seed, judge="equations", each=1, **which):
+        """Folder with located answers, pairs and verified pairs, at most `each` a prefix, in that of their answers.
+
+        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`.
+        """
+        asked, how = self.answers(world, seed, **which)
+        folder = asked / f"{judge}-{each}"
+        flags = dict(judge=generator.__file__.replace("world.py", "exact.py") if judge == "exact" else judge)
+        if judge == "rollouts":
+            flags |= how
+        located = self.made(folder, "located.jsonl", lambda path: self.call(
+            f"locate by {judge}", locate, asked / "wrong.jsonl", out=path, **flags))
+        how = dict(how, samples=8, max_per_prefix=each)
+        self.made(folder, "pairs.jsonl", lambda path: self.call("correct", correct, located, out=path, **how))
+        self.made(folder, "verified.jsonl", lambda path: self.call(
+            "correct, verify", correct, located, out=path, verify="equations", **how))
+        return folder
+
+    def enough_pairs(self, world, seed):
+        """`make_pairs`, from twice as many problems while they give fewer pairs than the study wants."""
+        problems = self.study.problems[world]
+        while True:
+            folder = self.make_pairs(world, seed, problems=slice(0, problems))
+            problems *= 2
+            train_rows, _ = self.rows(folder, "verified")
+            if problems > self.study.many[world] or len(load_rows(train_rows)) == self.study.pairs:
+                return folder
+
+    def rows(self, folder, kind, count=None):
+        """(train, held-out) files of `kind`: of the same problems, whatever the kind. count: pairs to train on."""
+        count, held_out = count or self.study.pairs, self.study.held_out
+
+        def make(path):
+            kinds = kinds_of_rows(folder)
+            common = set.intersection(*(set(rows) for rows in kinds.values()))
+            common = sorted(common, key=lambda problem: hashlib.sha256(problem.encode()).digest())
+            path.mkdir(exist_ok=True)
+            for name, rows in kinds.items():
+                save_rows(path / f"{name}-held-out.jsonl", [row for key in common[:held_out] for row in rows[key]])
+                save_rows(path / f"{name}.jsonl",
+                          [row for key in common[held_out:held_out + count] for row in rows[key]])
+            print(f"{path}: {len(common)} problems, {held_out} held out, up to {count} to train on", file=sys.stderr)
+
+        path = self.made(folder, f"rows-{count}", make)
+        return path / f"{kind}.jsonl", path / f"{kind}-held-out.jsonl"
