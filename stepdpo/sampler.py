@@ -4,11 +4,10 @@ import math
 import os
 import queue
 import re
-import sys
 import threading
 import time
 
-from stepdpo.command import UserError
+from stepdpo.command import UserError, inform
 from stepdpo.hub import find_files
 from stepdpo.prompts import encode
 from stepdpo.reply import SPENT, TOO_LONG, Refused, trim
@@ -215,5 +214,5 @@ def choose_threads(model):
     best = min(seconds, key=seconds.get)
     torch.set_num_threads(best)
     if best < most:
-        print(f"sampling with {best} of {most} threads, faster here than all ({1000 * seconds[best]:.0f} against "
-              f"{1000 * seconds[most]:.0f} ms a token); OMP_NUM_THREADS chooses", file=sys.stderr)
+        inform(f"sampling with {best} of {most} threads, faster here than all ({1000 * seconds[best]:.0f} against "
+              f"{1000 * seconds[most]:.0f} ms a token); OMP_NUM_THREADS chooses")
