@@ -226,8 +226,8 @@ def draw_figure2(lab, path):
         margins.set(xlabel="optimizer steps", ylabel="reward margin of held-out pairs, nats")
         judged.grid(alpha=0.3)
         margins.grid(alpha=0.3)
-    if axes[0, 0].lines:
-        axes[0, 0].legend()
+    for judged in [axis for axis in axes[0] if axis.lines][:1]:
+        judged.legend()
     figure.supxlabel("Higher is better in each panel. A line is one SFT seed.", fontsize="medium")
     figure.savefig(path, dpi=120)
 
