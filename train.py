@@ -45,7 +45,7 @@ from stepdpo.reference import add_references
 from stepdpo.rows import format_row, write_aside
 from stepdpo.shard import export, find_model, first_process, load_config, load_model, no_gradients, processes, say
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
 REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
             "sft": ("prompt",)}
@@ -168,6 +168,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     """
     import torch
     import torch.distributed as dist
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
@@ -177,8 +179,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():

@@ -1,7 +1,7 @@
-"""A causal model whose forward pass gives log-probs of asked tokens instead of logits.
+"""A causal model whose forward pass gives readings of asked tokens, such as log-probs, instead of logits.
 
     scorer = Scorer(model)                                   # model: as transformers builds it
-    logps = scorer(placed)                                   # (M,) of the targets of a placed trie's sequences
+    readings = scorer(placed)                                # (M, K) at the targets of a placed trie's sequences
 
 The model's own forward pass runs whole, so that whatever it does around its layers is done here too. Only its output
 head is exchanged, for one that never makes an (slots, vocabulary) tensor. (Only functions import this file, and it
@@ -9,24 +9,24 @@ imports torch, as loss.py does.)
 """
 import torch
 
-from loss import token_logps
+from loss import read_tokens
 
 
 class FusedHead(torch.nn.Linear):
-    """Stands in for a linear output head: same weights, same name, but it answers with log-probs of asked tokens."""
+    """Stands in for a linear output head: same weights, same name, but it answers with readings of asked tokens."""
 
     def __init__(self, linear, softcap=None):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.softcap = softcap
         self.asked = None   # (slots, targets) of the forward pass that is under way
-        self.answer = None  # (1, N, 1) log-probs
+        self.answer = None  # (1, N, K) readings, see read_tokens of loss.py
 
     def forward(self, hidden):
         """hidden: (1, slots, D). What is returned is where logits would be, for the model to pass on."""
         slots, targets = self.asked
-        logps = token_logps(hidden[0, slots], self.weight, targets, self.bias, self.softcap)
-        self.answer = logps[None, :, None].clone()  # no view: FSDP hangs a hook on what is returned
+        readings = read_tokens(hidden[0, slots], self.weight, targets, self.bias, self.softcap)
+        self.answer = readings[None].clone()  # no view: FSDP hangs a hook on what is returned
         return self.answer
 
 
@@ -43,11 +43,11 @@ class Scorer(torch.nn.Module):
         self.model = model
 
     def forward(self, placed):
-        """placed: a PlacedTrie. Returns the log-probs (M,) of its sequences' targets, in float32."""
+        """placed: a PlacedTrie. Returns the readings (M, K) at its sequences' targets, in float32."""
         self.head.asked = (placed.reads, placed.targets)
         self.model(input_ids=placed.ids[None], position_ids=placed.positions[None], use_cache=False, trie=placed)
         answer, self.head.answer = self.head.answer, None
-        return answer[0, placed.picks, 0]
+        return answer[0, placed.picks]
 
     @property
     def config(self):

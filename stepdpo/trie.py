@@ -75,15 +75,21 @@ def build_trie(sequences) -> Trie:
 
 # ---------------------------------------------------------------------------------------------- forward
 
-def sequence_logps(model, sequences, device):
-    """Log-probs of the targets of [(token ids, index of the first target)], differentiable in the model's weights.
+def sequence_readings(model, sequences, device):
+    """Readings at the targets of [(token ids, index of the first target)], differentiable in the model's weights.
 
-    model: of scorer.py. Returns (logps (M,) in float32, one sequence after another in the order given and each
-    sequence's targets in order; how many tokens were computed).
+    model: of scorer.py. Returns (readings (M, K) in float32, one sequence after another in the order given and each
+    sequence's targets in order; how many tokens were computed). Columns: of read_tokens, loss.py; log-probs first.
     """
     from stepdpo.attention import place_trie
     trie = build_trie(sequences)
     return model(place_trie(trie, device)), len(trie.ids)
+
+
+def sequence_logps(model, sequences, device):
+    """`sequence_readings`, of which the log-probs alone: (logps (M,), how many tokens were computed)."""
+    readings, slots = sequence_readings(model, sequences, device)
+    return readings[:, 0], slots
 
 
 def kept_bytes(model, trie):
