@@ -30,13 +30,12 @@ What every judge does with odd answers
   a reply in another language, or whose analysis says something else: only its labels are read
   a reply whose labels contradict each other, or do not fit the steps: asked for again, then "unparsed"
 """
-import argparse
 import sys
 import time
 from collections import Counter
 
 from judges import add_judge_flags, agree, make_judges, run_judged
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.intervals import percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
 from stepdpo.reply import SPENT
@@ -160,16 +159,16 @@ def score_judges(args, judges):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
-    add_ask_flags(parser, prefix="", temperature=None, top_p=0.95)
+    add_ask_flags(parser, prefix=None, temperature=None, top_p=0.95)
     parser.add_argument("--judge", required=True, help="equations, rollouts, human, prm:FOLDER, a judge's file.py, or "
                                                        "a model; several, joined by commas, must agree")
     add_judge_flags(parser)
     parser.add_argument("--split", choices=SPLITS, help="where steps begin (default: at headers, in an answer without "
                                                         "headers at blank lines)")
     parser.add_argument("--score", metavar="FILE", help="rows with known labels: report how good the judge is")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     judges = make_judges(args.judge, args)
     if args.score:

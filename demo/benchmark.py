@@ -79,7 +79,7 @@ class Ours:
         from loss import OBJECTIVES
         from stepdpo import shard
         from stepdpo.examples import Example, Sequence
-        self.model = shard.load_model(folder, mesh, seed=0)
+        self.model = shard.load_model(folder, mesh, train.shard_model, seed=0)
         self.optimizer, = train.make_optimizers(self.model, RATE, 0.0)
         examples = []
         for i, ((prefix, chosen, rejected), reference) in enumerate(zip(pairs, references)):

@@ -101,7 +101,7 @@ def answer_bits(lab, name, problems, model, folder, temperature):
 def grid(lab, world, system):
     """[((rate, β), share of validation problems with the final answer right, with all steps right)]."""
     kind, objective = SYSTEMS[system]
-    rows, found = lab.rows(lab.gather_enough(world, 0), kind), []
+    rows, found = lab.rows(lab.enough_pairs(world, 0), kind), []
     for lr, beta in lab.study.grid:
         result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta)
         final, steps = (result[metric].count("1") / len(result[metric]) for metric in METRICS[:2])
@@ -118,7 +118,7 @@ def best(lab, world, system):
 def forget_others(lab, world, system, chosen):
     """Remove the models of the grid that were not chosen."""
     kind, objective = SYSTEMS[system]
-    rows = lab.rows(lab.gather_enough(world, 0), kind)
+    rows = lab.rows(lab.enough_pairs(world, 0), kind)
     for lr, beta in lab.study.grid:
         if (lr, beta) != chosen:
             forget(trained_path(lab, rows, objective, lab.policy(0), 0, lr=lr, beta=beta))
@@ -129,7 +129,7 @@ def system_cell(lab, world, seed, system, run):
     lr, beta = best(lab, world, system)
     if lab.making:
         forget_others(lab, world, system, (lr, beta))
-    rows = lab.rows(lab.gather_enough(world, seed), kind)
+    rows = lab.rows(lab.enough_pairs(world, seed), kind)
     return cell(lab, world, seed, rows, objective, run, lr=lr, beta=beta)
 
 
@@ -150,7 +150,7 @@ def variant_cell(lab, world, name, run):
         gathered = dict(problems=slice(0, lab.study.many[world])) if count > pairs else {}
     elif name != "as it is":
         how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
-    rows = lab.rows(lab.gather(world, 0, **gathered), kind, count)
+    rows = lab.rows(lab.make_pairs(world, 0, **gathered), kind, count)
     return cell(lab, world, 0, rows, objective, run, lr=lr, beta=beta, **how)
 
 
@@ -159,7 +159,7 @@ def rounds_cell(lab, world, n, lr, beta, run):
     (kind, objective), policy, pairs = SYSTEMS[MAIN], lab.policy(0), 0
     share = lab.study.problems[world] // 2  # of which more than an n-th of the pairs and the held-out ones come
     for i in range(n):
-        folder = lab.gather(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
+        folder = lab.make_pairs(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
         rows = lab.rows(folder, kind, lab.study.pairs // n)
         how = dict(lr=lr, beta=beta)
         policy = lab.made(folder, f"model-{run}", partial(train_on, lab, rows, objective, policy, run, how))

@@ -35,7 +35,7 @@ def rows_by_problem(path):
 
 
 def kinds_of_rows(folder):
-    """{kind: {problem: its rows}} of a folder that Lab.gather filled. Not every kind has every problem."""
+    """{kind: {problem: its rows}} of a folder that Lab.make_pairs filled. Not every kind has every problem."""
     answers = load_rows(folder.parent / "answers.jsonl")
     right = first_of_each(row for row in answers if row["correct"])
     wrong = first_of_each(load_rows(folder.parent / "wrong.jsonl"))

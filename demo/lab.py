@@ -109,7 +109,7 @@ class Lab:
             "SFT", train, objective="sft", model=start, pairs=rows, out=path, seed=seed, save_every=0,
             **self.study.sft))
 
-    def ask(self, world, seed, policy=None, problems=None):
+    def answers(self, world, seed, policy=None, problems=None):
         """Folder with answers of a policy to a slice of the problems, and the wrong ones; how it was asked."""
         policy = policy or self.policy(seed)
         problems = problems or slice(0, self.study.problems[world])
@@ -123,12 +123,12 @@ class Lab:
             row for row in load_rows(answers) if not row["correct"]).values()))
         return folder, how
 
-    def gather(self, world, seed, judge="equations", each=1, **which):
+    def make_pairs(self, world, seed, judge="equations", each=1, **which):
         """Folder with located answers, pairs and verified pairs, at most `each` a prefix, in that of their answers.
 
-        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `ask`.
+        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`.
         """
-        asked, how = self.ask(world, seed, **which)
+        asked, how = self.answers(world, seed, **which)
         folder = asked / f"{judge}-{each}"
         flags = dict(judge=generator.__file__.replace("world.py", "exact.py") if judge == "exact" else judge)
         if judge == "rollouts":
@@ -141,11 +141,11 @@ class Lab:
             "correct, verify", correct, located, out=path, verify="equations", **how))
         return folder
 
-    def gather_enough(self, world, seed):
-        """`gather`, from twice as many problems while they give fewer pairs than the study wants."""
+    def enough_pairs(self, world, seed):
+        """`make_pairs`, from twice as many problems while they give fewer pairs than the study wants."""
         problems = self.study.problems[world]
         while True:
-            folder = self.gather(world, seed, problems=slice(0, problems))
+            folder = self.make_pairs(world, seed, problems=slice(0, problems))
             problems *= 2
             train_rows, _ = self.rows(folder, "verified")
             if problems > self.study.many[world] or len(load_rows(train_rows)) == self.study.pairs:

@@ -110,14 +110,14 @@ def data_table(lab):
                        "verified pairs", "their chosen steps right")
     for world in WORLDS:
         for seed in range(lab.study.seeds):
-            folder = tried(lab.gather_enough, world, seed)
+            folder = tried(lab.enough_pairs, world, seed)
             if folder:
                 lines.append(table_row(world, seed, *data_cells(folder)))
     return lines
 
 
 def data_cells(folder):
-    """The cells of a line of data_table. folder: of Lab.gather."""
+    """The cells of a line of data_table. folder: of Lab.make_pairs."""
     answers, wrong = load_rows(folder.parent / "answers.jsonl"), load_rows(folder.parent / "wrong.jsonl")
     located = load_rows(folder / "located.jsonl")
     right = [row for row in answers if row["correct"]]

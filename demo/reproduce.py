@@ -42,7 +42,7 @@ def plan(lab):
     return cells
 
 
-def work(lab, cells, jobs=1):
+def make_all(lab, cells, jobs=1):
     """Make all cells; what another process is making is come back to."""
     took, begin = [], time.monotonic()  # seconds of each cell that was not there before
     while cells:
@@ -64,13 +64,13 @@ def work(lab, cells, jobs=1):
 
 def say_how_far(left, elapsed, took, jobs):
     """One line on stderr: cells left, time so far, and time left if cells go on to take what they took."""
-    line = f"reproduce: {left} cells left, {clock(elapsed)} so far"
+    line = f"reproduce: {left} cells left, {as_clock(elapsed)} so far"
     if took:
-        line += f", about {clock(left * sum(took) / len(took) / jobs)} left"
+        line += f", about {as_clock(left * sum(took) / len(took) / jobs)} left"
     print(line, file=sys.stderr)
 
 
-def clock(seconds):
+def as_clock(seconds):
     """'1:02:03', hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
@@ -110,7 +110,7 @@ def main(argv=None):
     helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
                for _ in range(args.jobs - 1)]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there
-    work(lab, plan(lab), args.jobs)
+    make_all(lab, plan(lab), args.jobs)
     return 1 if any(helper.wait() for helper in helpers) else 0
 
 

@@ -19,8 +19,8 @@ SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:end_o
 BRACED = ""  # what stands between two braces, up to nine pairs inside each other; \{ is no brace
 for _ in range(10):
     BRACED = rf"(?:[^{{}}\\]|\\.|\{{{BRACED}\}})*+"
-BOX = re.compile(rf"(?s)\\f?box(?:ed)?(?![a-z])\s*(?:(?=\{{({BRACED})\}})|(-?\d[\d.,/]*|[A-J]\b))")
-EMPTY_BOX = re.compile(r"(?i)\W*(?:(?:your|the|final)\s+)*(?:answer|result|solution)?\W*")  # as an instruction has it
+BOX = re.compile(rf"(?s)(?:\\f?(?:rame)?box(?:ed)?(?![a-z])|\bboxed(?=\{{))\s*(?:(?=\{{({BRACED})\}})|(-?\d[\d.,/]*|[A-J]\b))")
+EMPTY_BOX = re.compile(r"(?i)\W*+(?:(?:your|the|final)[\s_]+)*(?:answer|result|solution)?\W*+")  # as an instruction has it
 MARK = re.compile(r"""(?ix) <answer> | \#\#\#\# |
     \b(?:answer|choice|option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
     (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
@@ -34,7 +34,7 @@ NO_LIST = re.compile(r"""(?ix) [.!?][*$)\]]*\s (?!\s*(?:[-*•]|\(?\w[.)])\s) | 
     | \b(?: so|thus|hence|then|therefore|wait|no|not|actually|correct\w*|but|rather|instead|i\.?e|that\ is|which|because
     | equivalent\w*|since|step|answer|check\w*|total|sum|giv\w+|final\w*|simplif\w+|means|makes? )\b
     | ^[\s$]* (?: [-+*/=] | \\(?:cdot|times|approx)\b ) [\s$]*$""")  # between two boxes that are no list
-LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?!(?:and|or|[A-J])\b)[a-z]")  # D, it can't be A or B
+LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
 FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$((?![ ])[^$\n]+?(?<![ ])|[^$\n]*\\[a-z][^$\n]*)\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
     ((?:(?<![\w)\]])-)? (?:(?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\} |
     (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%|[eE]-?\d+\b)?))""")

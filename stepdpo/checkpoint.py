@@ -10,8 +10,9 @@ import os
 import shutil
 
 from stepdpo.command import UserError
+from stepdpo.folder import files_in
+from stepdpo.processes import first_process, say
 from stepdpo.rows import write_aside
-from stepdpo.shard import files_in, first_process, say
 
 CANNOT_MATTER = {  # flags that --resume may change, since they decide no weight, or none beyond rounding
     "out", "resume", "plan", "world", "save_every", "eval_every", "tokens_per_micro_batch", "checkpointing", "offload",

@@ -194,9 +194,9 @@ def same_items(a, b, work):
     (kind, *items), (other_kind, *others) = a, b
     if {kind, other_kind} <= {",", "{}"}:
         for item in items:
-            found = [other for other in others if same_tree(item, other, work)]
+            found = next((other for other in others if same_tree(item, other, work)), None)
             if found:
-                others.remove(found[0])
+                others.remove(found)
         return not others
     comparable = kind == other_kind or {kind, other_kind} == {",", "()"}  # 1, 2 or x = 1, y = 2 may stand for (1, 2)
     return comparable and all(same_tree(*pair, work) for pair in zip(items, others))

@@ -10,9 +10,9 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from stepdpo.command import UserError
+from stepdpo.processes import say
 from stepdpo.prompts import encode_step, render_prompt
 from stepdpo.rows import read_rows
-from stepdpo.shard import say
 
 
 class Text(NamedTuple):

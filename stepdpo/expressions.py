@@ -40,7 +40,7 @@ LIST, RELATION, OVER, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 9)  # how tig
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 PREFIXES = {*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"}
 LEVELS = {  # of a sign, or of an operand that stands beside another: the x of 2x is BESIDE the 2
-    "where": 0, **dict.fromkeys([",", "&", r"\\"], LIST),
+    "where": 0, **dict.fromkeys([",", r"\cup", "&", r"\\"], LIST),
     **dict.fromkeys(["=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx"], RELATION), r"\over": OVER,
     "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT, ":": PRODUCT, r"\setminus": PRODUCT, "^": POWER,
     **dict.fromkeys(["[", "{", r"\begin", *NAMES, *PREFIXES], BESIDE), **dict.fromkeys(["(", *FUNCTIONS], CALL)}
@@ -169,6 +169,8 @@ def extend(left, sign, level, tokens, depth):
         return "/", left, right
     if sign == r"\setminus":
         return sign, REALS if left == ("name", "R") else left, right
+    if sign == r"\cup" and "{}" in (left[0], right[0]):
+        return "{}", *(item for side in (left, right) for item in (side[1:] if side[0] == "{}" else (side,)))
     if level == RELATION:
         return relation(left, sign, right)
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is

@@ -5,7 +5,8 @@ from array import array
 from stepdpo.batches import epoch_batches, split_batch
 from stepdpo.checkpoint import trained
 from stepdpo.examples import scored_sequences
-from stepdpo.shard import build_model, load_config
+from stepdpo.folder import load_config
+from stepdpo.shard import build_model
 from stepdpo.trie import build_trie, kept_bytes
 
 

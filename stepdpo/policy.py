@@ -12,7 +12,12 @@ from stepdpo.stage import once
 
 
 def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
-    """The flags that every stage that asks a model shares."""
+    """The flags that every stage that asks a model shares.
+
+    prefix: None for a stage where the row says what an answer continues. temperature: None where it depends.
+    """
+    whole, parser = parser, parser.add_argument_group("asking a model")
+    depends = " (default: 0.8 for rollouts and for several --votes, else 0)" if temperature is None else ""
     parser.add_argument("--model", help="model folder or hub name, or the name that a server serves")
     parser.add_argument("--tokenizer", help="tokenizer folder or hub name (default: --model)")
     parser.add_argument("--base-url", help="OpenAI-compatible server, e.g. http://localhost:8000/v1; key from "
@@ -20,8 +25,11 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--extra-body", metavar="JSON", help="object of whatever else the server is to be told, e.g. "
                                                              """'{"chat_template_kwargs": {}}'""")
     parser.add_argument("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
-    parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
-    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
+    if prefix is None:
+        whole.set_defaults(prefix="")
+    else:
+        parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy" + depends)
     parser.add_argument("--top-p", type=float, default=top_p, help="nucleus to sample from")
     parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer, in tokens")
     parser.add_argument("--seed", type=int, default=0, help="sample j of a row has the seed (SEED, id, j)")

@@ -6,7 +6,8 @@ import os
 
 from stepdpo.batches import split_batch
 from stepdpo.examples import count_tokens, scored_sequences
-from stepdpo.shard import no_gradients, say
+from stepdpo.processes import say
+from stepdpo.shard import no_gradients
 from stepdpo.trie import sequence_logps
 
 AT_ONCE = 1024  # examples that are cut into micro-batches together

@@ -1,8 +1,8 @@
 """A model over processes: found, built, sharded with FSDP2 and filled from a model folder's files.
 
-    with processes("cpu") as mesh:                          # torchrun's processes, or a world of one
-        model = load_model(folder, mesh, seed=0)            # a Scorer, see scorer.py
-        export(model, folder, out)                          # see export.py
+    with processes("cpu") as mesh:                             # torchrun's processes, or a world of one
+        model = load_model(folder, mesh, shard_model, seed=0)  # a Scorer, see scorer.py; sharded as train.py says
+        export(model, folder, out)                             # see export.py
 
 Nothing here knows what is trained for. At any number of processes, one included, a process holds its share of the
 weights alone, from the file to the optimizer and back to the file: the model is built on "meta", where tensors have
@@ -14,7 +14,7 @@ import functools
 from stepdpo.export import export  # noqa: F401 (a model's whole life is offered here, for the scripts)
 from stepdpo.folder import files_in, find_model, load_config  # noqa: F401
 from stepdpo.processes import first_process, processes, say  # noqa: F401
-from stepdpo.weights import copy_shard, draw_weights, fused_names, load_weights, model_state  # noqa: F401
+from stepdpo.weights import copy_shard, draw_weights, fused_names, load_weights  # noqa: F401
 
 
 def build_model(config, device, dtype):
@@ -30,10 +30,11 @@ def build_model(config, device, dtype):
     return Scorer(model).eval()  # no dropout, as a module or a function: policy and reference are asked alike
 
 
-def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
+def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
     """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
 
     Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    shard: called with the Scorer, the mesh and `offload`; its FSDP2 calls, shard_model in train.py.
     offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
     computed again by the backward pass. compiled: torch.compile on each layer around its attention.
     prepare: called with the transformers model, its weights on "meta", before it is sharded. It may freeze weights
@@ -82,23 +83,6 @@ def restore_buffers(model, device):
             setattr(module, name, buffer.to(device))
         if module._non_persistent_buffers_set:
             model._init_weights(module)
-
-
-def shard(model, mesh, offload):
-    """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
-    import torch
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-    how = {"mesh": mesh}
-    if mesh.device_type == "cuda":
-        # masters stay in float32: at a rate of 5e-7, 1 % of bfloat16 masters would move in 50 steps
-        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    if offload:
-        how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    for layer in model.layers:
-        fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
-    fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
 @contextlib.contextmanager

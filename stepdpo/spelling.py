@@ -12,7 +12,7 @@ SPELLINGS = {  # our sign, and how else it is written
     "1e6": "million", "1e9": "billion", "1e12": "trillion",
     "=": r"== := \equiv", "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant =< ≤ ⩽",
     ">=": r"\ge \geq \geqslant ≥ ⩾", "!=": r"\ne \neq ≠", r"\in": "∈", r"\approx": r"\simeq",
-    ",": r"; and or \cup \lor \vee \land \wedge \quad \qquad \& ∪", "where": "for whenever", '"all"': "all any every each some",
+    ",": r"; and or \lor \vee \land \wedge \quad \qquad \&", r"\cup": "∪", "where": "for whenever", '"all"': "all any every each some",
     "(": r"\langle ⟨", ")": r"\rangle ⟩", r"\{": r"\lbrace", r"\}": r"\rbrace", "'": r"\prime",
     r"\setminus": r"\backslash except", r"\emptyset": r"\varnothing ∅",
     r"\infty": "inf infinity oo ∞", "i": r'\imath "i"', "e": '"e"', r"\pi": "pi π", r"\phi": r"\varphi phi φ ϕ",

@@ -86,8 +86,3 @@ def copy_shard(tensor, whole):
         whole = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
         tensor, whole = tensor.to_local(), whole.to_local()
     tensor.copy_(whole)
-
-
-def model_state(model):
-    """A model's trainable tensors by name, this process's part of each, to be saved or loaded in place."""
-    return {name: weight.detach() for name, weight in model.model.named_parameters() if weight.requires_grad}

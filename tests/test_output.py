@@ -124,7 +124,7 @@ def test_a_damaged_journal_is_one_line(tmp_path, whole, line, place):
     lines = files["journal"].splitlines(keepends=True)
     damaged = {**files, "journal": b"".join([*lines[:place], line, *lines[place + 1:]])}
     write_files(tmp_path / "rows", damaged)
-    with pytest.raises(UserError, match=f"rows.done:{place + 1}: no line of a stage's journal; put the file back"):
+    with pytest.raises(UserError, match=f"rows.done:{place + 1}: not a line of a journal of this version; put the"):
         write(tmp_path / "rows", units(20), resume=True)
     assert read_files(tmp_path / "rows") == damaged
 

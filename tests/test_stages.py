@@ -13,7 +13,6 @@ import pytest
 from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines
 
 import evaluate
-from stepdpo.intervals import mean_interval, wilson
 from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
@@ -93,7 +92,7 @@ def test_regrading_asks_nobody(run):
 
 def test_several_samples_are_clustered_by_problem(run):
     done = run("evaluate.py", rows=answers([1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]))
-    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625) / 2 / 3)
+    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625 + 4 * 0.25) / 7 / 7)  # four problems are added
     assert f" 50.0 % [{100 * (0.5 - half):.1f}, {100 * (0.5 + half):.1f}]" in done.err
     assert "pass@4" in done.err and "100.0 % [43.8, 100.0]" in done.err  # each is solved once
     assert "majority@4" in done.err and " 66.7 % [20.8, 93.9]" in done.err
@@ -107,7 +106,6 @@ def test_majority_joins_equal_answers():
     assert not majority((None, False), (None, False), ("2", False), ("1", True)), "the earlier one wins a tie"
     assert majority((None, False), (None, False), ("1", True)), "no answer has no vote"
     assert not majority((None, False))
-    assert mean_interval([0.5]) == wilson(0.5, 1)  # one problem, whose samples differ
 
 
 def test_compare_is_paired(run, tmp_path):
@@ -115,7 +113,7 @@ def test_compare_is_paired(run, tmp_path):
     after = answers(*[[i % 2 or i < 10] for i in range(40)])
     run("evaluate.py", "--out", "before.jsonl", rows=before)
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after)
-    assert "difference +12.5 points [+2.5, +22.5] over 40 common problems" in done.err
+    assert "difference +12.5 points [+0.1, +23.7] over 40 common problems" in done.err
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after[:30])
     assert "over 30 common problems (10 in one file only)" in done.err
 
@@ -195,7 +193,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]

@@ -84,7 +84,7 @@ def pairs_of(sequences):
 @pytest.mark.parametrize("name", ["sigmoid", "sft"])
 def test_loss_of_a_batch_is_its_formula(name, budget, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS["llama"])
-    model = shard.load_model(str(tmp_path), mesh, seed=0)
+    model = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     sequences = branches()[:8]
     weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
     sums = plain_sums(stock, sequences).view(4, 2)
@@ -348,7 +348,8 @@ def test_memory_savers_change_nothing(flags, tiny_model, tmp_path):
 def test_checkpointing_keeps_what_is_planned(layers, tmp_path, mesh):
     save_stock(tmp_path, **MODELS["llama"], num_hidden_layers=layers)
     whole = build_trie(branches())
-    models = [shard.load_model(str(tmp_path), mesh, 0, checkpointing=thrifty) for thrifty in (False, True)]
+    models = [shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0, checkpointing=thrifty)
+              for thrifty in (False, True)]
     kept, inputs = (trie.kept_bytes(model, whole) for model in models)
     assert inputs < 0.5 * kept
     planned = plan.checkpointed_bytes(kept, layers, 4 * len(whole.ids) * models[0].config.hidden_size)
@@ -535,7 +536,7 @@ def four_ranks(folder, out):
         example = example._replace(reference=torch.zeros(count_tokens(*example.sequences)))
         progress = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
         with peak(found, "load"):
-            model = shard.load_model(folder, mesh, 0)
+            model = shard.load_model(folder, mesh, train.shard_model, seed=0)
         optimizers = train.make_optimizers(model, 1e-4, 0.0)
         with peak(found, "step"):
             run = functools.partial(train.run_batch, model, objective=OBJECTIVES["sigmoid"], flags={"beta": 0.4},
@@ -690,7 +691,7 @@ def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeyp
     stock.save_pretrained(tmp_path / "in")
     make_tokenizer(tmp_path / "in", ["some text"])
     folder = str(tmp_path / "in")
-    model = shard.load_model(folder, mesh, seed=0)
+    model = shard.load_model(folder, mesh, train.shard_model, seed=0)
     sequences = branches()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scored(model, sequences).mean().backward()

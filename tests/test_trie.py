@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loss
+import train
 from stepdpo import attention, shard
 from stepdpo.attention import group_segments, place_trie
 from stepdpo.command import UserError
@@ -90,7 +91,7 @@ def scored(model, sequences):
 @pytest.mark.parametrize("name", MODELS)
 def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     sequences = branches()
     direction = torch.randn(len(sequences))
     expected, got = plain_sums(stock, sequences), scored(ours, sequences)
@@ -106,7 +107,7 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
 def test_dense_mask_says_the_same(tmp_path, mesh):
     """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
     stock = save_stock(tmp_path, **MODELS["qwen2"])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     whole = build_trie(branches())
     sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
     for segment in whole.segments:
@@ -124,7 +125,7 @@ def test_another_reading_stands_beside_the_log_prob(tmp_path, mesh, monkeypatch)
     def read_tokens(hidden, weight, targets, bias=None, softcap=None):
         return torch.stack([loss.token_logps(hidden, weight, targets, bias, softcap), targets.float()], dim=1)
     save_stock(tmp_path, **MODELS["llama"])
-    ours, sequences = shard.load_model(str(tmp_path), mesh, seed=0), branches()
+    ours, sequences = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0), branches()
     expected, _ = sequence_logps(ours, sequences, torch.device("cpu"))
     monkeypatch.setattr("stepdpo.scorer.read_tokens", read_tokens)
     readings, _ = sequence_readings(ours, sequences, torch.device("cpu"))
@@ -150,7 +151,7 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
     monkeypatch.setattr(attention, "attend_padded", attention.attend_varlen)
     monkeypatch.setattr(attention, "lay_out_padded", attention.lay_out_varlen)
@@ -162,7 +163,7 @@ def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
 def test_attention_of_another_kind_is_refused(config, reason, tmp_path, mesh):
     save_stock(tmp_path, **config)
     with pytest.raises(UserError, match=f"attention with {reason} is not supported"):
-        scored(shard.load_model(str(tmp_path), mesh, seed=0), branches())
+        scored(shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0), branches())
 
 
 def test_every_distinct_prefix_is_computed_once():
