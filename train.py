@@ -55,8 +55,11 @@ from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
 from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
               "lower --lr or look at these rows")
