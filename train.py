@@ -52,10 +52,13 @@ from stepdpo.reference import add_references
 from stepdpo.rows import format_row
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
               "lower --lr or look at these rows")
@@ -129,8 +132,8 @@ def shard_model(model, mesh, offload):
         how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for layer in model.layers:
         fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
+    if model.own_head is not None:
+        fully_shard(model.own_head, reshard_after_forward=False, **how)  # its backward pass comes first
     fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
@@ -181,6 +184,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     it.
     """
     import torch
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
@@ -190,8 +195,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():

@@ -85,7 +85,7 @@ def answer_bits(lab, name, problems, model, folder, temperature):
     """{name: is the final answer right?, "name, all steps": is every step right?} as strings of 0 and 1."""
     path = folder / f"{name}.jsonl"
     lab.call(f"evaluate {name}, {problems.stem}", evaluate, problems, model=model, temperature=temperature,
-             max_tokens=200, batch_size=256, out=path)
+             max_tokens=lab.study.max_tokens, batch_size=lab.study.at_once, out=path)
     rows = sorted(load_rows(path), key=lambda row: int(source_id(row).rsplit("-")[-1]))
     for end in ("", ".done", ".dropped.jsonl"):
         Path(f"{path}{end}").unlink()

@@ -1,5 +1,5 @@
 """What reproduce.py compares: the systems, and the numbers of a study."""
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 WORLDS = ("decision", "number")
 SYSTEMS = {  # name: (rows, objective)
@@ -9,6 +9,7 @@ SYSTEMS = {  # name: (rows, objective)
     "Step-DPO": ("pairs", "step-dpo"),
     "Step-DPO, verified": ("verified", "step-dpo"),
     "Step-DPO, other wording": ("worded", "step-dpo"),
+    "Step-DPO, true steps": ("taught", "step-dpo"),
 }
 MAIN = "Step-DPO, verified"  # the system that is varied on the first SFT seed
 VARIANTS = ("as it is", "--eos", "--nll 0.1", "4 pairs a prefix", "--shuffle prefixes, 4 pairs a prefix",
@@ -19,7 +20,7 @@ METRICS = ("greedy", "greedy, all steps", "sampled")  # strings of outcomes; the
 
 @dataclass(frozen=True)
 class Study:
-    """The numbers of a comparison. A field that is a dictionary has an entry for each world."""
+    """The numbers of a comparison. A field that is a dictionary by world has an entry for each of WORLDS."""
     seeds: int  # policies: SFT runs with another order of rows
     runs: int  # trainings of each system on each policy
     test: int  # problems to report on
@@ -32,17 +33,39 @@ class Study:
     sft: dict  # train.py's settings for that
     epochs: int  # of every system
     batch_size: int
-    problems: dict  # to make pairs from, in the beginning
-    many: dict  # problems that there are
+    problems: dict  # by world: to make pairs from, in the beginning
+    many: dict  # by world: problems that there are
     pairs: int  # to train on
     held_out: int  # pairs to measure on
+    samples: int = 4  # answers a problem
+    tries: int = 8  # continuations of each correct prefix
+    max_tokens: int = 200  # of an answer
+    at_once: int = 256  # answers sampled together
+    stories: dict = field(default_factory=dict)  # other flags of world.py
+    model: str | None = None  # a pretrained model to make policies of, instead of random weights
 
 
 FULL = Study(
-    seeds=3, runs=2, test=5000, sampled=500, validation=1000, systems=tuple(SYSTEMS), variants=VARIANTS,
+    seeds=3, runs=2, test=5000, sampled=500, validation=1000, variants=VARIANTS,
+    systems=("DPO, answers apart", "DPO, shared prefix", "DPO, shared prefix, verified", "Step-DPO",
+             "Step-DPO, verified", "Step-DPO, other wording"),
     grid=((1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (3e-5, 2.0), (1e-4, 1.0)),
     solutions=16000, sft=dict(lr=3e-3, warmup=0.05, epochs=1, batch_size=16), epochs=3, batch_size=32,
     problems={"decision": 6000, "number": 1600},  # about 1,200 of each are answered wrongly once in 4 times
     many={"decision": 28000, "number": 6600},  # give 3,000 pairs, of the problems that all kinds of rows have
     pairs=400, held_out=150)
 QUICK = replace(FULL, runs=1, test=2000, validation=500, variants=())
+
+# A pretrained model learns from true solutions and slips by itself. Sized for two CPU cores and 135M parameters.
+PRETRAINED = Study(
+    seeds=2, runs=1, test=500, sampled=0, validation=200, variants=(),
+    systems=("DPO, answers apart", "DPO, shared prefix, verified", "Step-DPO, verified", "Step-DPO, true steps"),
+    grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)),
+    solutions=600, sft=dict(lr=1e-4, warmup=0.1, epochs=2, batch_size=16), epochs=3, batch_size=16,
+    problems={"decision": 500, "number": 500}, many={"decision": 2000, "number": 2000},
+    pairs=200, held_out=60, tries=4, max_tokens=120, at_once=64,
+    stories=dict(steps=(2, 3), values=(10, 99), true=True))
+PRETRAINED_QUICK = replace(
+    PRETRAINED, seeds=1, test=20, validation=10, systems=("DPO, answers apart", "Step-DPO, verified"),
+    grid=((1e-5, 0.4), (3e-5, 0.4)), solutions=32, sft=dict(PRETRAINED.sft, epochs=1), epochs=1, batch_size=4,
+    problems={"decision": 60, "number": 30}, many={"decision": 60, "number": 30}, pairs=8, held_out=2)

@@ -206,6 +206,12 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
     return None if closed and len(steps) == len(equations) else max(len(steps), 1)
 
 
+def chosen_is_right(pair: dict) -> bool:
+    """Whether a row of correct.py has no error up to the chosen step."""
+    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
+    return wrong is None or wrong > pair["bad_step"]
+
+
 # ---------------------------------------------------------------------------
 # the model folder
 

@@ -7,6 +7,7 @@ from collections import namedtuple
 
 from stepdpo.chat import render_template
 from stepdpo.command import UserError
+from stepdpo.hub import find_files
 from stepdpo.task import INSTRUCTION
 
 # name: (text around the problem, joint between the text and a solution, strings that end an answer)
@@ -22,12 +23,13 @@ PROMPTS = ("chat", *TEMPLATES)
 date_of_run = None  # a datetime.date, see run_date
 
 
-def load_tokenizer(name, fix="name a folder or model that has one"):
+def load_tokenizer(name, fix="name a folder or model that has one", flag="--model"):
     """The fast tokenizer of a model folder or hub name. UserError when there is none, with what mends it."""
     from transformers import AutoTokenizer
+    files = find_files(name, flag)
     try:
         # unset, trust_remote_code asks whom it finds at stdin
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **files)
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: no tokenizer there ({reason}); {fix}", 2) from error
@@ -139,14 +141,20 @@ def render_prompt(tokenizer, problem, prompt="chat", solution=""):
     It holds the beginning-of-sequence token where the tokenizer would add one, so it is always encoded
     without special tokens (`encode`). The format's joint stands before a solution that brings no white space.
     """
+    template = chat_template(tokenizer) if prompt == "chat" else None
+    text, joint = beginning(tokenizer, template, run_date(), problem, prompt)
+    return text + ("" if not solution or solution[0].isspace() else joint) + solution
+
+
+@functools.lru_cache(64)
+def beginning(tokenizer, _template, _date, problem, prompt):
+    """(text up to where an answer begins, joint): kept for a while, for rows of one problem follow one another."""
     if prompt == "chat":
         turn = read_turn(tokenizer)
-        text = render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped) + turn.opening
-        joint = turn.joint
-    else:
-        template, joint, _ = TEMPLATES[prompt]
-        text = bos(tokenizer) + template.replace("{problem}", problem)
-    return text + ("" if not solution or solution[0].isspace() else joint) + solution
+        text = render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped)
+        return text + turn.opening, turn.joint
+    template, joint, _ = TEMPLATES[prompt]
+    return bos(tokenizer) + template.replace("{problem}", problem), joint
 
 
 def bos(tokenizer):
