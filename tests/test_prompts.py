@@ -26,8 +26,9 @@ QWEN3 = ("{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
          "{%- else %}{{- m.content }}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
          "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}")
 LLAMA32 = ("{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
-           "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '1 Jan 2024' %}{%- endif %}"
-           "{%- endif %}{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '\n\n<|eot_id|>' }}"
+           "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '1 Jan 2024' %}"
+           "{%- endif %}{%- endif %}"
+           "{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '\n\n<|eot_id|>' }}"
            "{%- for m in messages %}{{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
            "+ m['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
            "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}")
@@ -131,8 +132,9 @@ def test_steps_are_encoded_together_as_alone(tokenizer):
     assert encode_steps(tokenizer, texts) == [encode_step(tokenizer, *text) for text in texts]
 
 
-TEXTS = ["What is 2 plus 3?", "Let's think.\n\n Step 1: x\u00b2 + \u65e5\u672c 12345\u2028\r\n", "<|im_end|><s>a</s> ", "", "  \t",
-         "e\u0301 \ud800 \U0001f600 'LL '\u017f"]
+TEXTS = ["What is 2 plus 3?",
+         "Let's think.\n\n Step 1: x\u00b2 + \u65e5\u672c 12345\u2028\r\n", "<|im_end|><s>a</s> ", "",
+         "  \t", "e\u0301 \ud800 \U0001f600 'LL '\u017f"]
 
 
 def qwen2_folder(folder):
