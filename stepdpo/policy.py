@@ -9,6 +9,7 @@ from stepdpo.sampler import local_engine
 from stepdpo.server import completion_server
 from stepdpo.settings import NEUTRAL, parse_extra_body
 from stepdpo.stage import once
+from stepdpo.tokens import plain_tokenizer
 
 
 def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
@@ -104,8 +105,10 @@ class Policy:
         args = self.args
         if not args.model:
             raise UserError("no --model: rows without a 'completion' need one to ask", 2)
-        tokenizer = load_tokenizer(args.tokenizer or args.model, "give --tokenizer",
-                                   "--tokenizer" if args.tokenizer else "--model")
+        folder = args.tokenizer or args.model
+        tokenizer = plain_tokenizer(folder) if args.base_url else None  # a server needs no more, and it is there sooner
+        tokenizer = tokenizer or load_tokenizer(folder, "give --tokenizer",
+                                                "--tokenizer" if args.tokenizer else "--model")
         stop = stop_strings(args.prompt)
         render_prompt(tokenizer, "", args.prompt)  # what is wrong with the template shows before a model is loaded
         end = {*end_of_turn(tokenizer, args.prompt)[-1:]} - {tokenizer.eos_token_id}
