@@ -15,8 +15,8 @@ import argparse
 import asyncio
 
 from judges import add_judge_flags, agree, make_judges, run_judged
-from stepdpo.command import Help, run_main
-from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed, sampling_record
+from stepdpo.command import make_parser, parse_flags, run_main
+from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed
 from stepdpo.stage import add_record_flags, open_output
 from stepdpo.steps import cut_step, split_steps
 from stepdpo.task import is_right
@@ -24,43 +24,69 @@ from stepdpo.task import is_right
 LACKS = ["no right continuation", "empty step", "same step", "not verified"]  # the worst first
 
 
-async def correct(row, policy, samples, max_per_prefix, judges):
+def first_step(row, reply):
+    """The step with which a continuation begins; None when the answer is cut or not right."""
+    prefix = row["initial_reason_steps"]
+    if reply.finish_reason == "length" or not is_right(row, prefix + reply.text):
+        return None
+    return cut_step(prefix + reply.text, len(prefix), row.get("split", "headers"))
+
+
+async def verify(row, chosen, judges):
+    """(whether all judges find no error up to the chosen step, their Verdict)."""
+    parts = split_steps(row["initial_reason_steps"] + chosen, row.get("split", "headers"))
+    verdict = await agree(row, parts, judges, whole=False)
+    return verdict.bad_step == 0, verdict
+
+
+async def make_pairs(row, policy, samples, max_per_prefix, judges):
     """Pairs made of the row, or the row with the reason why there is none."""
-    prefix, split = row["initial_reason_steps"], row.get("split", "headers")
     seeds = [sample_seed(policy.args.seed, row["id"], m) for m in range(samples)]
-    replies = await asyncio.gather(*(policy.ask_once(row["prompt"], prefix, seed) for seed in seeds))
-    pairs, seen, lacks, doubts = [], {row["rejected"].strip()}, {LACKS[0]}, []
+    replies = await asyncio.gather(
+        *(policy.ask_once(row["prompt"], row["initial_reason_steps"], seed) for seed in seeds))
+    pairs, seen, lacks, doubts = [], {row["rejected"].strip()}, {"no right continuation"}, []
     for m, reply in enumerate(replies):  # one after another: no judge is asked about more steps than are wanted
         if len(pairs) == max_per_prefix:
             break
-        if reply.finish_reason == "length" or not is_right(row, prefix + reply.text):
+        chosen = first_step(row, reply)
+        if chosen is None:
             continue
-        chosen = cut_step(prefix + reply.text, len(prefix), split)
-        if not chosen.strip() or chosen.strip() in seen:
-            lacks.add("same step" if chosen.strip() else "empty step")
+        if not chosen.strip():
+            lacks.add("empty step")
+            continue
+        if chosen.strip() in seen:
+            lacks.add("same step")
             continue
         seen.add(chosen.strip())
         pair = {**row, "id": f"{row['id']}/{m}", "chosen": chosen, "full_chosen": reply.text,
-                "sampling": sampling_record(policy.args)}
+                "sampling": policy.sampling_record()}
         if judges:
-            error, pair["verified"] = await agree(pair, split_steps(prefix + chosen, split), judges, whole=False)
-            if error != 0:
+            verified, verdict = await verify(pair, chosen, judges)
+            if not verified:
                 lacks.add("not verified")
-                doubts.append({"chosen": chosen, "bad_step": error, "verdict": pair["verified"]})
+                doubts.append({"chosen": chosen, "bad_step": verdict.bad_step, "verdict": verdict.words})
                 continue
+            pair["verified"] = verdict.words
+            if verdict.scores is not None:
+                pair["chosen_step_scores"] = verdict.scores
         pairs.append(pair)
-    return pairs or [{**row, "drop": max(lacks, key=LACKS.index), **({"doubts": doubts} if doubts else {})}]
+    if pairs:
+        return pairs
+    dropped = {**row, "drop": max(lacks, key=LACKS.index)}
+    if doubts:
+        dropped["doubts"] = doubts
+    return [dropped]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
-    add_ask_flags(parser, prefix="", temperature=0.8, top_p=0.95)
+    add_ask_flags(parser, prefix=None, temperature=0.8, top_p=0.95)
     parser.add_argument("--samples", type=int, default=20, help="continuations of each correct prefix")
     parser.add_argument("--verify", metavar="JUDGE", help="a judge, or several, that must find the chosen step right")
     add_judge_flags(parser)
     parser.add_argument("--max-per-prefix", type=int, default=1, help="pairs made of one row, from its first samples")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     policy, judges = Policy(args), {}
     if args.verify:
@@ -68,7 +94,7 @@ def main(argv=None):
         judges = make_judges(args.verify, its_own, policy)
 
     async def work(row):
-        return await correct(row, policy, args.samples, args.max_per_prefix, judges)
+        return await make_pairs(row, policy, args.samples, args.max_per_prefix, judges)
 
     return run_judged(open_output("correct.py", args), args.input,
                       ("prompt", "answer", "initial_reason_steps", "rejected", "full_rejected"), work,

@@ -8,7 +8,7 @@ in:  rows of collect.py: {"id", "prompt", "answer", "completion"[, "solution"]}
 out: the row with {"bad_step", "judge", "verdict", "split", "initial_reason_steps", "rejected", "full_rejected"};
      initial_reason_steps + full_rejected is the completion, and rejected, the wrong step, begins full_rejected
 
---judge NAME is one of
+--judge NAME is a file, judges/NAME.py, or path/to/mine.py (judges/__init__.py says what is in it):
   equations: no model; checks the arithmetic that each step states and where its numbers come from
   rollouts: no judge; --model continues from the steps before k, and the first step from which it no longer reaches
     the gold answer is the wrong one (Math-Shepherd, arXiv 2312.08935; OmegaPRM, arXiv 2406.06592)
@@ -16,126 +16,177 @@ out: the row with {"bad_step", "judge", "verdict", "split", "initial_reason_step
   any other name: a model behind --judge-url (default: the OpenAI variables; key from JUDGE_API_KEY, else
     OPENAI_API_KEY), or a local model folder; it sees the problem, the row's `solution` (else its `answer`) and the
     numbered steps
-or several, joined by commas, which must agree; they are asked in this order, until one is not sure or disagrees, so
-name the cheap ones first. A judge that is not sure drops the row and says why; the row keeps what all of them said.
+Several names, joined by commas, must agree. They are asked in this order, until one is not sure or disagrees: name
+the cheap ones first. A judge that is not sure drops the row and says why. The row keeps what all of them said.
 
 What every judge does with odd answers
   text before Step 1: context, shown to a model or a person, and never at fault
   no `Step` headers: split at blank lines ("split": "paragraphs")
+  one header and several paragraphs: dropped as "one step of several paragraphs", unless --split says what they are;
+    stepdpo/steps.py says which spellings are headers
   a right final answer: dropped before anybody is asked. --score asks; then rollouts find no error unless they --scan
   right steps before a wrong last line ("The answer is: 9"): an error of the last step, to which that line belongs
   steps that repeat are steps, and sixty are as good as three
   a reply in another language, or whose analysis says something else: only its labels are read
   a reply whose labels contradict each other, or do not fit the steps: asked for again, then "unparsed"
 """
-import argparse
 import sys
 import time
 from collections import Counter
 
 from judges import add_judge_flags, agree, make_judges, run_judged
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.intervals import percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
 from stepdpo.reply import SPENT
 from stepdpo.stage import add_record_flags, open_output
-from stepdpo.steps import cut_step, find_steps, split_steps
+from stepdpo.steps import SPLITS, cut_step, find_steps, hides_steps, split_steps
 from stepdpo.task import is_right
 
 
-async def locate(row, judges):
-    """The row with its first wrong step cut out, or with the reason why there is none."""
+ONE_STEP = "one step of several paragraphs"
+
+
+async def cut_out_error(row, judges, split=None):
+    """The row with its first wrong step cut out, or with the reason why there is none.
+
+    split: "headers" or "paragraphs", where steps begin; None decides by the text, and drops what may be either.
+    """
     completion = row["completion"]
-    right = row.get("correct")
-    if right if isinstance(right, bool) else is_right(row, completion):
+    right = row["correct"] if isinstance(row.get("correct"), bool) else is_right(row, completion)
+    if right:
         return {**row, "drop": "answer is right"}
-    spans, split = find_steps(completion)
+    if split is None and hides_steps(completion):
+        return {**row, "drop": ONE_STEP}
+    spans, split = find_steps(completion, split)
     if not spans:
         return {**row, "drop": "no steps"}
-    bad_step, words = await agree(row, split_steps(completion), judges)
-    row = {**row, "judge": ",".join(judges), "verdict": words, "split": split}
-    if isinstance(bad_step, str) or bad_step == 0:
-        return {**row, "drop": bad_step or "no error found"}
-    joint = spans[bad_step - 1][1]
+    verdict = await agree(row, split_steps(completion, split), judges)
+    row = {**row, **verdict_fields(verdict, judges), "split": split}
+    if isinstance(verdict.bad_step, str):
+        return {**row, "drop": verdict.bad_step}
+    if verdict.bad_step == 0:
+        return {**row, "drop": "no error found"}
+    _, joint = spans[verdict.bad_step - 1]
     rejected = cut_step(completion, joint, split)
     if not rejected:
         return {**row, "drop": "empty step"}
-    return {**row, "bad_step": bad_step, "initial_reason_steps": completion[:joint], "rejected": rejected,
+    return {**row, "bad_step": verdict.bad_step, "initial_reason_steps": completion[:joint], "rejected": rejected,
             "full_rejected": completion[joint:]}
 
 
+def verdict_fields(verdict, judges):
+    """What a judged row says of its judges."""
+    fields = {"judge": ",".join(judges), "verdict": verdict.words}
+    if verdict.scores is not None:
+        fields["step_scores"] = verdict.scores
+    return fields
 
-def labelled(row, where):
+
+def read_label(row, where):
     """(row, parts, label) of a row in ProcessBench's shape, or of ours with a known `bad_step`; label 0 is no error."""
     if isinstance(row.get("steps"), list) and isinstance(row.get("label"), int):
-        return {**row, "prompt": row["problem"]}, ["", *(f"{step}\n\n" for step in row["steps"])], row["label"] + 1
+        parts = ["", *(f"{step}\n\n" for step in row["steps"])]
+        return {**row, "prompt": row["problem"]}, parts, row["label"] + 1
     if isinstance(row.get("completion"), str) and "bad_step" in row:
         return row, split_steps(row["completion"]), row["bad_step"] or 0
     raise UserError(f"{where}: row {row['id']} has neither ProcessBench's problem, steps and label nor our completion "
                     "and bad_step")
 
 
+def report_line(name, hits):
+    """One figure with its interval. hits: whether each of the rows that count was a hit."""
+    rate = sum(hits) / len(hits)
+    return f"{name:17} {percent(rate, wilson(sum(hits), len(hits)))} of {len(hits)}"
+
+
+def report_f1(on_wrong, on_right):
+    """The harmonic mean of two accuracies; its interval by draws from what the counts leave likely of each."""
+    import numpy as np
+    dice, draws, rates = np.random.default_rng(0), [], []
+    for hits in (on_wrong, on_right):
+        rates.append(sum(hits) / len(hits))
+        draws.append(dice.beta(sum(hits) + 0.5, len(hits) - sum(hits) + 0.5, 10_000))  # Jeffreys' prior
+    f1 = 2 * rates[0] * rates[1] / (sum(rates) or 1)
+    drawn = 2 * draws[0] * draws[1] / (draws[0] + draws[1])
+    return f"{'F1':17} {percent(f1, np.percentile(drawn, [2.5, 97.5]))}"
+
+
 def score_report(said):
-    """Lines: ProcessBench's figures (arXiv 2412.06559) with 95 % intervals. said: (verdict, label) pairs."""
-    sides = {"wrong": [v == label for v, label in said if label], "right": [v == 0 for v, label in said if not label]}
-    named = [v == label for v, label in said if v and not isinstance(v, str)]
-    for name, hits in (*((f"accuracy on {side}", hits) for side, hits in sides.items()), ("precision", named)):
+    """Lines: ProcessBench's figures (arXiv 2412.06559) with 95 % intervals. said: (bad_step, label) pairs.
+
+    accuracy on wrong: rows with an error of which the judge names that step; on right: rows without one that it
+    passes; F1: their harmonic mean; precision: named steps that are the labelled one. "Cannot tell" is no hit.
+    """
+    on_wrong = [found == label for found, label in said if label > 0]
+    on_right = [found == 0 for found, label in said if label == 0]
+    named = [found == label for found, label in said if not isinstance(found, str) and found > 0]
+    unsure = Counter(found for found, _ in said if isinstance(found, str))
+    lines = []
+    for name, hits in (("accuracy on wrong", on_wrong), ("accuracy on right", on_right), ("precision", named)):
         if hits:
-            yield f"{name:17} {percent(sum(hits) / len(hits), wilson(sum(hits), len(hits)))} of {len(hits)}"
-    if all(sides.values()):
-        import numpy as np
-        draws = np.random.default_rng(0)
-        a, b = (draws.beta(sum(hits) + 0.5, len(hits) - sum(hits) + 0.5, 10_000) for hits in sides.values())
-        x, y = (sum(hits) / len(hits) for hits in sides.values())
-        yield f"{'F1':17} {percent(2 * x * y / (x + y or 1), np.percentile(2 * a * b / (a + b), [2.5, 97.5]))}"
-    unsure = Counter(v for v, _ in said if isinstance(v, str))
-    yield f"{'unsure':17} {', '.join(f'{reason} {n}' for reason, n in unsure.most_common()) or 'never'}"
+            lines.append(report_line(name, hits))
+    if on_wrong and on_right:
+        lines.append(report_f1(on_wrong, on_right))
+    reasons = ", ".join(f"{reason} {n}" for reason, n in unsure.most_common())
+    return [*lines, f"{'unsure':17} {reasons or 'never'}"]
 
 
-def score(args, judges):
+def score_judges(args, judges):
     """Run the judges on rows whose first wrong step is known, and report how often they find it and at what cost."""
     said, begin, count = {}, time.monotonic(), 0
 
     async def work(row):
         nonlocal count
-        row, parts, _ = labelled(row, args.score)
-        found, words = await agree(row, parts, judges)
+        row, parts, _ = read_label(row, args.score)
+        verdict = await agree(row, parts, judges)
         count += 1
-        row = {**row, "judge": args.judge, "found": found, "verdict": words}
-        remember(row)  # here too: a person who goes back says something else
+        row = {**row, **verdict_fields(verdict, judges), "found": verdict.bad_step}
+        note_verdict(row)  # here too: a person who goes back says something else
         return [row]
 
-    def remember(row):
-        said[row["id"]] = row["found"], labelled(row, args.score)[2]
+    def note_verdict(row):
+        said[row["id"]] = row["found"], read_label(row, args.score)[2]
 
-    code = run_judged(open_output("locate.py", args), args.score, (), work, args.concurrency, judges, remember)
+    code = run_judged(open_output("locate.py", args), args.score, (), work, args.concurrency, judges, note_verdict)
     print(*score_report([*said.values()]), sep="\n", file=sys.stderr)
     if count:  # rows of an earlier run cost nothing now
-        spent = {"replies": SPENT["replies"], "tokens": SPENT["tokens"], "seconds": time.monotonic() - begin}
-        print("per 1,000 rows   ", ", ".join(f"{1000 * cost / count:.0f} {name}" for name, cost in spent.items()),
-              file=sys.stderr)
+        seconds = time.monotonic() - begin
+        costs = {"replies": SPENT["replies"], "tokens": SPENT["tokens"], "seconds": seconds}
+        shown = ", ".join(f"{1000 * cost / count:.0f} {name}" for name, cost in costs.items())
+        print(f"{'per 1,000 rows':17} {shown}", file=sys.stderr)
     return code
 
 
-
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
-    add_ask_flags(parser, prefix="", temperature=None, top_p=0.95)
-    parser.add_argument("--judge", required=True, help="equations, rollouts, human, a model; several must agree")
+    add_ask_flags(parser, prefix=None, temperature=None, top_p=0.95)
+    parser.add_argument("--judge", required=True, help="equations, rollouts, human, prm:FOLDER, a judge's file.py, or "
+                                                       "a model; several, joined by commas, must agree")
     add_judge_flags(parser)
+    parser.add_argument("--split", choices=SPLITS, help="where steps begin (default: at headers, in an answer without "
+                                                        "headers at blank lines)")
     parser.add_argument("--score", metavar="FILE", help="rows with known labels: report how good the judge is")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     judges = make_judges(args.judge, args)
     if args.score:
-        return score(args, judges)
+        return score_judges(args, judges)
+
+    count = Counter()
 
     async def work(row):
-        return [await locate(row, judges)]
+        row = await cut_out_error(row, judges, args.split)
+        count[row.get("drop")] += 1
+        return [row]
 
-    return run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
+    code = run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
                       args.concurrency, judges)
+    if count[ONE_STEP]:
+        print(f"locate.py: {count[ONE_STEP]} answers have one step header and several paragraphs; --split paragraphs "
+              "makes each paragraph a step, --split headers takes the answer as one step", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

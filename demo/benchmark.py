@@ -74,13 +74,20 @@ class Ours:
     """train.py's own step."""
 
     def __init__(self, folder, pairs, mesh, budget, references):
-        from stepdpo import shard
+        import torch
         import train
-        self.model = shard.load_model(folder, mesh, seed=0)
-        self.optimizer = train.make_optimizer(self.model, 0.0)
-        examples = [train.Example(str(i), [(array("i", prefix + side), len(prefix)) for side in sides], 1.0, reference)
-                    for i, ((prefix, *sides), reference) in enumerate(zip(pairs, references))]
-        self.batch = functools.partial(train.run_batch, self.model, examples, "step-dpo", BETA, mesh=mesh)
+        from loss import OBJECTIVES
+        from stepdpo import shard
+        from stepdpo.examples import Example, Sequence
+        self.model = shard.load_model(folder, mesh, train.shard_model, seed=0)
+        self.optimizer, = train.make_optimizers(self.model, RATE, 0.0)
+        examples = []
+        for i, ((prefix, chosen, rejected), reference) in enumerate(zip(pairs, references)):
+            sequences = [Sequence(array("i", prefix + chosen), len(prefix), +1),
+                         Sequence(array("i", prefix + rejected), len(prefix), -1)]
+            examples.append(Example(str(i), sequences, reference=torch.cat(reference)))
+        self.batch = functools.partial(train.run_batch, self.model, examples, OBJECTIVES["sigmoid"], {"beta": BETA},
+                                       mesh=mesh)
         self.budget, self.mesh = budget, mesh
 
     def step(self, at_once=False):
@@ -111,8 +118,8 @@ class Trl:
         self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
-        self.rows = [dict(prompt_ids=prefix, chosen_ids=chosen, rejected_ids=rejected, ref_chosen_logps=reference[0],
-                          ref_rejected_logps=reference[1])
+        self.rows = [dict(prompt_ids=prefix, chosen_ids=chosen, rejected_ids=rejected,
+                          ref_chosen_logps=reference[0].sum().item(), ref_rejected_logps=reference[1].sum().item())
                      for (prefix, chosen, rejected), reference in zip(pairs, references)]
 
     def step(self, at_once=False):
@@ -141,7 +148,7 @@ def finish(optimizer):
 
 
 def reference_logps(folder, pairs, kind):
-    """Log-probs of both sides by the stock model, float32, one sequence at a time."""
+    """[(log-probs of chosen's tokens, of rejected's)] by the stock model, float32, one sequence at a time."""
     import torch
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(kind)
@@ -150,7 +157,7 @@ def reference_logps(folder, pairs, kind):
     def ask(prefix, side):
         ids = torch.tensor(prefix + side, device=kind)
         logps = model(ids[None], logits_to_keep=len(side) + 1).logits[0, :-1].log_softmax(-1)
-        return logps.gather(1, ids[len(prefix):, None]).sum().item()
+        return logps.gather(1, ids[len(prefix):, None]).squeeze(1).cpu()
 
     return [(ask(prefix, chosen), ask(prefix, rejected)) for prefix, chosen, rejected in pairs]
 
@@ -285,10 +292,10 @@ def main(argv=None):
     import torch
     import transformers
     import trl
-    from stepdpo import shard
+    from stepdpo.processes import processes
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    with shard.processes(args.device) as mesh:
+    with processes(args.device) as mesh:
         kind = mesh.device_type
         device = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, one thread"
         print(f"\n`python demo/benchmark.py {' '.join(argv or sys.argv[1:])}`: {device}; torch {torch.__version__}, "

@@ -1,4 +1,5 @@
 """The judge that is a language model, behind a server or here."""
+import argparse
 import asyncio
 import json
 import os
@@ -6,17 +7,19 @@ import re
 from collections import Counter
 
 from judges.verdict import Verdict
+from stepdpo.command import UserError
 from stepdpo.policy import sample_seed
 from stepdpo.prompts import load_tokenizer, render_chat
-from stepdpo.reply import Refused
+from stepdpo.reply import Refused, Reply
 from stepdpo.sampler import local_engine
 from stepdpo.server import chat_server
 from stepdpo.stage import once
 from stepdpo.steps import strip_header
 
-JUDGE_TRIES = 3
-
-
+MODEL = "MODEL"
+JUDGE_TRIES = 3  # for a reply that cannot be read
+CUT_TRIES = 2  # for one that is cut: each of them costs the whole budget
+CUT = "judge cut by --judge-max-tokens"
 JUDGE_PROMPT = """Here is a problem{and_reference} and an answer to check, step by step. Find the first step \
 that is incorrect, if there is one.
 
@@ -27,32 +30,59 @@ Answer to check:
 {preamble}{steps}
 
 First analyse the steps one after another, in at most 200 words. Then write a line "Final Decision:" and below it one \
-label for each step, "Step 1: correct; Step 2: neutral; ...": correct, neutral (it neither helps nor harms) or \
+label for each step, "Step 1: LABEL; Step 2: LABEL; ...". A label is correct, neutral (it neither helps nor harms) or \
 incorrect. Stop at the first incorrect step."""
 REMINDER = "\n\nEnd with the line \"Final Decision:\" and the labels, nothing else."
+# "Step 2: correct", "**Step 2:** Incorrect", "step 2 is neutral"
 LABEL = re.compile(r"step\s*(\d{1,6})\W{1,6}(?:is\s+)?(incorrect|correct|neutral)", re.I)
+# "Step 1: correct; Step 2: neutral; ...": not a verdict, but how one looks
+EXAMPLE = re.compile(r"step\s*1:\s*correct;\s*step\s*2:\s*neutral;\s*(?:\.\.\.|…)", re.I)
+FENCE = re.compile(r"```(?:json)?")  # around JSON: "```json"
+THOUGHT_BEGINS = re.compile(r"<think(?:ing)?>|\[THINK\]", re.I)  # "<think>Step 2 is wrong? No.</think>"
+THOUGHT_ENDS = re.compile(r"</think(?:ing)?>|\[/THINK\]", re.I)
 
 
 def judge_text(row, parts):
     """What an LLM judge is asked. Steps are numbered by their place, whatever number the model wrote."""
-    kind = next((name for name in ("solution", "answer") if isinstance(row.get(name), str) and row[name]), None)
-    return JUDGE_PROMPT.format(
-        and_reference=f", its correct {kind}" if kind else "", problem=row["prompt"],
-        reference=f"\nCorrect {kind}:\n{row[kind]}\n" if kind else "",
-        preamble=parts[0].strip() + "\n" if parts[0].strip() else "",
-        steps="\n".join(f"Step {k}: {strip_header(part).strip()}" for k, part in enumerate(parts[1:], 1)))
+    and_reference = reference = preamble = ""
+    for kind in ("solution", "answer"):
+        known = row.get(kind)
+        if known not in (None, ""):
+            known = known if isinstance(known, str) else json.dumps(known, ensure_ascii=False)
+            and_reference, reference = f", its correct {kind}", f"\nCorrect {kind}:\n{known}\n"
+            break
+    if parts[0].strip():
+        preamble = parts[0].strip() + "\n"
+    steps = [f"Step {k}: {strip_header(part).strip()}" for k, part in enumerate(parts[1:], 1)]
+    return JUDGE_PROMPT.format(and_reference=and_reference, problem=row["prompt"], reference=reference,
+                               preamble=preamble, steps="\n".join(steps))
+
+
+def strip_thoughts(reply):
+    """The reply without its reasoning, in which a judge may say this and that.
+
+    All up to the last closing tag goes, for a server may leave out the opening one; so does what was never closed.
+    """
+    closed = [match.end() for match in THOUGHT_ENDS.finditer(reply)]
+    text = reply[closed[-1]:] if closed else reply
+    opened = THOUGHT_BEGINS.search(text)
+    return text[:opened.start()] if opened else text
 
 
 def parse_labels(reply):
     """(step, label) pairs of a judge's reply: a JSON object at its end, or the text after the last "Final Decision"."""
-    text = re.sub(r"```(?:json)?", "", reply)
+    text = EXAMPLE.sub("", FENCE.sub("", strip_thoughts(reply)))
     try:
         found = json.loads(text[max(text.rfind("{"), 0):text.rfind("}") + 1], strict=False)
     except ValueError:
         found = None
     if isinstance(found, dict) and found:
-        text = "; ".join(f"Step {key.lower().replace('step', '').strip()}: {value}" for key, value in found.items()
-                         if isinstance(value, str))
+        lines = []
+        for key, value in found.items():  # {"Step 1": "correct"} or {"1": "correct"}
+            number = key.lower().replace("step", "").strip()
+            if isinstance(value, str):
+                lines.append(f"Step {number}: {value}")
+        text = "; ".join(lines)
     else:
         at = text.lower().rfind("final decision")
         text = text[at:] if at >= 0 else ""
@@ -68,40 +98,82 @@ def parse_verdict(reply, n_steps, neutral_is_error=False):
     for k, label in parse_labels(reply):
         if not 1 <= k <= n_steps or labels.setdefault(k, label) != label:
             return "unparsed"
-    wrong = ("incorrect", "neutral") if neutral_is_error else ("incorrect",)
-    bad = [k for k in labels if labels[k] in wrong]
-    return min(bad) if bad else 0 if len(labels) == n_steps else "unparsed"
+    errors = {"incorrect", "neutral"} if neutral_is_error else {"incorrect"}
+    wrong = [k for k, label in labels.items() if label in errors]
+    if wrong:
+        return min(wrong)
+    return 0 if len(labels) == n_steps else "unparsed"
 
 
-def llm_judge(name, args):
-    """A judge that asks a model for `--votes` replies; one that cannot be read is asked for again with a reminder."""
-    temperature = args.temperature if args.temperature is not None else 0.0 if args.votes == 1 else 0.8
-    how = dict(temperature=temperature, top_p=args.top_p, max_tokens=args.max_tokens)
-    tokenizer = load_tokenizer(name) if os.path.isdir(name) and not args.judge_url else None
-    engine = None
+def judge_temperature(args):
+    """--temperature, or what suits: one reply is the likeliest, several have to differ."""
+    if args.temperature is not None:
+        return args.temperature
+    return 0.0 if args.votes == 1 else 0.8
+
+
+def make_judge(args, policy):
+    """A judge that asks a model for `--votes` replies.
+
+    A reply that cannot be read is asked for again with a reminder, JUDGE_TRIES times in all; one that is cut, or empty
+    because reasoning took all of it, CUT_TRIES times. What the server refuses of this row costs the vote.
+    """
+    name, extra = args.judge_model, read_object("--judge-extra-body", args.judge_extra_body)
+    if args.judge_max_tokens < 1:
+        raise UserError(f"--judge-max-tokens {args.judge_max_tokens}: must be at least 1", 2)
+    how = dict(temperature=judge_temperature(args), top_p=args.top_p, max_tokens=args.judge_max_tokens)
+    local = os.path.isdir(name) and not args.judge_url
+    if local and extra:
+        raise UserError("--judge-extra-body goes to a server, and the judge is a folder; give --judge-url", 2)
+    tokenizer = load_tokenizer(name) if local else None
+    ask = None
+
+    def open_judge():
+        if local:
+            return local_engine(name, tokenizer, (), args.batch_size, args.device, how)
+        limits = argparse.Namespace(**{**vars(args), "extra_body": extra})
+        return chat_server(args.judge_url, name, limits, how, key="JUDGE_API_KEY")
 
     async def vote(row, text, n_steps, j):
+        cut = 0
         for again in range(JUDGE_TRIES):
             asked = text + again * REMINDER  # asked in the same words, a greedy judge would say the same
-            asked = render_chat(tokenizer, asked) if tokenizer else asked
+            asked = render_chat(tokenizer, asked) if local else asked
             seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
             try:
-                reply, _ = await once(seed, lambda: engine(asked, seed))
+                reply = Reply(*await once(seed, lambda: ask(asked, seed)))
             except Refused as error:  # costs this vote, not the others
                 return Verdict(error.args[0], "".join(error.args[1:]))
-            bad_step = parse_verdict(reply, n_steps, args.neutral_is_error)
+            if reply.finish_reason == "length":
+                bad_step, cut = CUT, cut + 1
+                if cut == CUT_TRIES:
+                    break
+                continue
+            bad_step = parse_verdict(reply.text, n_steps, args.neutral_is_error)
             if bad_step != "unparsed":
                 break
-        return Verdict(bad_step, reply)
+        return Verdict(bad_step, reply.text)
 
     async def judge(row, parts, whole):
-        nonlocal engine
-        if engine is None:
-            engine = (local_engine(name, tokenizer, (), args.batch_size, args.device, how) if tokenizer else
-                      chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY"))
+        nonlocal ask
+        if ask is None:
+            ask = open_judge()
         text = judge_text(row, parts)
         votes = await asyncio.gather(*(vote(row, text, len(parts) - 1, j) for j in range(args.votes)))
-        winner, n = Counter(bad_step for bad_step, _ in votes).most_common(1)[0]
-        return Verdict(winner if 2 * n > args.votes else "no majority",
-                       votes[0].words if args.votes == 1 else [words for _, words in votes])
+        if args.votes == 1:
+            return votes[0]
+        winner, n = Counter(vote.bad_step for vote in votes).most_common(1)[0]
+        majority = 2 * n > args.votes
+        return Verdict(winner if majority else "no majority", [vote.words for vote in votes])
     return judge
+
+
+def read_object(flag, text):
+    """The JSON object that a flag holds, {} where it is not given. UserError for anything else."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"""{flag} {text[:80]!r}: not a JSON object, as is '{{"reasoning_effort": "low"}}'""", 2)
+    return value

@@ -1,16 +1,40 @@
-"""What a run takes, said before anything is loaded."""
+"""What a run takes of each process's memory, said before anything is loaded: `train.py --plan`."""
 import math
 from array import array
 
-from stepdpo.shard import build_model, load_config
-from stepdpo.trie import build_trie, epoch_batches, kept_bytes, split_batch
+from stepdpo.batches import epoch_batches, split_batch
+from stepdpo.checkpoint import trained
+from stepdpo.examples import scored_sequences
+from stepdpo.folder import load_config
+from stepdpo.shard import build_model
+from stepdpo.trie import build_trie, kept_bytes
+
+
+def shard_size(parameters, world):
+    """How many numbers the first of `world` processes keeps of some parameters; its shards are the largest."""
+    return sum(math.ceil(len(p) / world) * math.prod(p.shape[1:]) for p in parameters)
 
 
 def state_bytes(model, world):
-    """What the first of `world` processes keeps in float32; its shards are the largest."""
-    shards = [-(-len(p) // world) * math.prod(p.shape[1:]) for p in model.parameters()]
-    shard = 4 * sum(shards)
-    return {"weights": shard, "gradients": shard, "Adam's moments": 2 * shard + 4 * len(shards)}
+    """What the first process keeps in float32. Gradients and moments are of what is trained alone."""
+    learning = trained(model).values()
+    shard = 4 * shard_size(learning, world)
+    return {"weights": 4 * shard_size(model.parameters(), world), "gradients": shard,
+            "Adam's moments": 2 * shard + 4 * len(learning)}  # two numbers a parameter, and a count of steps a tensor
+
+
+def working_bytes(model, size, reduced, block_logits):
+    """What lies in memory at once in the layer of the backward pass.
+
+    Of weights: its own and its gradient, the next layer, the embedding and the head, in `size` bytes a number; of
+    gradients: the same once more to be reduced in float32, `reduced` bytes for both.
+    """
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers] or [0]
+    learning = [sum(p.numel() for p in trained(layer).values()) for layer in model.layers] or [0]
+    every = sum(p.numel() for p in model.parameters())
+    head = sum(p.numel() for p in trained(model.head).values()) if model.head is not None else 0
+    return {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(learning),
+            "head's workspace": 12 * block_logits + reduced * head}
 
 
 def checkpointed_bytes(kept, layers, inputs):
@@ -18,45 +42,55 @@ def checkpointed_bytes(kept, layers, inputs):
     return kept // layers + layers * inputs
 
 
-def largest_trie(args, pairs):
-    """The trie of most slots that a process will compute at once, after a line about the rows of --pairs.
-
-    Without them a row of --tokens-per-micro-batch, a half of it prefix.
-    """
-    budget = args.tokens_per_micro_batch
-    if pairs is None:
-        steps = [array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)) for side in (1, 2)]
-        return build_trie([(step, budget // 2) for step in steps])
-    batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
-    micros = [micro for batch in batches for micro in split_batch(batch, budget, args.world) if micro]
-    tries = [build_trie([sequence for e in micro for sequence in e.sequences]) for micro in micros]
-    tokens, computed = sum(len(ids) for e in pairs for ids, _ in e.sequences), sum(len(trie.ids) for trie in tries)
-    print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; an epoch has {tokens:,} "
-          f"tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
-          f"{max(len(build_trie(e.sequences).ids) for e in pairs):,}")
-    return max(tries, key=lambda trie: len(trie.ids))
+def made_up_row(budget):
+    """The trie of a pair that fills a micro-batch: a half of it is prefix, a quarter each step."""
+    sequences = []
+    for side in (1, 2):
+        sequences.append((array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)), budget // 2))
+    return build_trie(sequences)
 
 
-def print_plan(args, folder, pairs):
+def largest_trie(pairs, batches, budget, world):
+    """The trie of most slots that a process will compute at once in an epoch, after a line about the rows."""
+    largest, computed = None, 0
+    for batch in batches:
+        for micro in filter(None, split_batch(batch, budget, world)):
+            trie = build_trie(scored_sequences([batch[place] for place in micro]))
+            computed += len(trie.ids)
+            if largest is None or len(trie.ids) > len(largest.ids):
+                largest = trie
+    tokens = sum(len(ids) for ids, _ in scored_sequences(pairs))
+    longest = max(len(build_trie(scored_sequences([pair])).ids) for pair in pairs)
+    print(f"an epoch has {tokens:,} tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
+          f"{longest:,}")
+    return largest
+
+
+def print_plan(args, folder, pairs, prepare):
     """What a run takes of each process's memory, from the configuration and the lengths of the rows alone.
 
-    States are exact. The rest is what lies in memory at once: in the layer of the backward pass, its gradients twice,
-    to be reduced in float32; the next layer, the embedding and the head.
+    States are exact where the optimizer is AdamW. pairs: None where there are none yet. prepare: train.py's hook.
     """
     import torch
 
     from loss import BLOCK_LOGITS
     size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
-    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
-    trie = largest_trie(args, pairs)
-    every, head = sum(p.numel() for p in model.parameters()), model.lm_head.weight.numel()
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
-    kept, states = kept_bytes(model, trie), state_bytes(model, args.world)
-    working = {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(layers),
-               "head's workspace": 12 * BLOCK_LOGITS + reduced * head}
-    least = checkpointed_bytes(kept, len(layers), size * len(trie.ids) * model.config.hidden_size)
+    model, _ = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
+    prepare(model.model)
+    budget = args.tokens_per_micro_batch
+    if pairs is None:
+        trie = made_up_row(budget)
+    else:
+        batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
+        print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; ", end="")
+        trie = largest_trie(pairs, batches, budget, args.world)
+    states, working = state_bytes(model, args.world), working_bytes(model, size, reduced, BLOCK_LOGITS)
+    kept, depth = kept_bytes(model, trie), len(model.layers)
+    least = checkpointed_bytes(kept, depth, size * len(trie.ids) * model.config.hidden_size)
     held, work = sum(states.values()), sum(working.values())
-    print(f"{every:,} parameters on {args.world} processes; each takes, in GiB:")
+    every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained(model).values()))
+    print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))
+          + "; each takes, in GiB:")
     for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),
                          ("  with --checkpointing", least), ("in all", held + work + kept),
                          ("  with --checkpointing", held + work + least),

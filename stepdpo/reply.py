@@ -3,7 +3,7 @@ from collections import Counter, namedtuple
 
 Reply = namedtuple("Reply", "text finish_reason")  # finish_reason: "stop", or "length" for an answer that was cut
 SPENT = Counter()  # replies and tokens that this process has asked for, for whoever reports the cost
-REFUSED = "refused by the server"
+REFUSED, TOO_LONG, FILTERED = "refused by the server", "prompt longer than the context", "content filter"
 
 
 class Refused(Exception):

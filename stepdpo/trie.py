@@ -1,22 +1,40 @@
-"""Token tries: every distinct prefix of some token sequences is computed once, and the attention that does it.
+"""Token tries: every distinct prefix of some token sequences is computed once.
 
-    trie = build_trie([(ids, start), ...])                  # lists: slots, segments, what is scored
-    logps = model(place_trie(trie, device))                 # of its distinct (slot, next token) pairs
+    trie = build_trie([(ids, start), ...])                   # what is computed, and what is read off
+    logps, slots = sequence_logps(model, sequences, device)  # log-probs of the targets, by a model of scorer.py
 
-A micro-batch becomes one row. Sequences that begin alike (the two steps of a pair, pairs on one prefix, samples of one
-problem) share slots; a slot attends to its own ancestors, which is a matter of indices: segment by segment, queries
-are a segment's slots and keys the whole path from the root, causal from the lower right corner. A CPU runs groups of
-segments of similar lengths, CUDA all at once by `varlen_attn`. Slow oracle of both: stock models, a sequence at a time.
+A prefix is a node of the trie, called a slot. Three answers to the question A B, scored from index 2 on:
+
+    sequence        its slots          segment: shared, path      reads: slot -> next token
+    A B u t         A0 B1 u2           0, [0 1 2]                 B1 -> u    u2 -> t
+    A B x w v       A0 B1 x3 w4        2, [0 1 3 4]               B1 -> x    x3 -> w    w4 -> v
+    A B x y z       A0 B1 x3 y5        3, [0 1 3 5]               B1 -> x    x3 -> y    y5 -> z
+
+Eleven tokens stand before a target and six slots are computed, as one row: A B u x w y. The last token of a sequence is
+only a target. `B1 -> x` is read once, for two sequences. A slot attends to its own ancestors: attention.py does that.
 """
-import functools
 import math
-import random
 from array import array
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 
-from stepdpo.command import UserError
 
-# ------------------------------------------------------------------------------------------------- trie
+@dataclass
+class Segment:
+    """What a sequence adds to the trie: path[shared:] are new slots, path[:shared] are slots of sequences before it."""
+    shared: int
+    path: list[int]  # from the root
+
+
+@dataclass
+class Trie:
+    """Slots with their tokens, and the distinct pairs (slot, next token) whose log-probs are read off."""
+    ids: list[int] = field(default_factory=list)        # token of each slot
+    positions: list[int] = field(default_factory=list)  # depth of each slot
+    segments: list[Segment] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)      # slot of each pair
+    targets: list[int] = field(default_factory=list)    # next token of each pair
+    picks: list[list[int]] = field(default_factory=list)  # for each sequence, the numbers of its pairs in order
+
 
 def common(a, b):
     """Length of the prefix that two token sequences share."""
@@ -26,242 +44,98 @@ def common(a, b):
     return next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
 
 
-def build_trie(sequences):
-    """The token trie of [(ids, start)]: every distinct prefix is a node, called a slot, and is computed once.
+def build_trie(sequences, whole=False) -> Trie:
+    """The trie of [(token ids, index of the first target)]; see the drawing above.
 
-    In sorted order a sequence shares with all that came before exactly what it shares with the last one. The rest
-    is its own segment: new slots, which attend to their whole path. A sequence's last token is only a target.
-
-    ids, positions: token and depth of each slot. segments: [(length of the shared part, path)], a path being the
-    slots of a sequence from the root. reads, targets: distinct (slot, next token) pairs to score. picks, lengths: the
-    indices in reads of every sequence's targets, one sequence after another in the order given.
+    In sorted order a sequence shares with all that came before exactly what it shares with the last one.
+    whole: last tokens are slots too, as in a stock forward pass, for models to which the length matters.
     """
-    ids, positions, segments, reads = [], [], [], {}
-    picks, path, last = [None] * len(sequences), [], array("i")
-    for i in sorted(range(len(sequences)), key=lambda i: sequences[i][0]):
-        tokens, start = sequences[i]
-        shared = min(common(last, tokens), len(path), len(tokens) - 1)
-        path = path[:shared] + list(range(len(ids), len(ids) + len(tokens) - 1 - shared))
-        if len(path) > shared:
-            ids += tokens[shared:-1]
-            positions += range(shared, len(path))
-            segments.append((shared, path))
-        picks[i] = [reads.setdefault(read, len(reads)) for read in zip(path[start - 1:], tokens[start:])]
+    trie = Trie(picks=[[] for _ in sequences])
+    pairs = {}  # (slot, next token) -> its number
+    path, last = [], array("i")
+    for number in sorted(range(len(sequences)), key=lambda number: sequences[number][0]):
+        tokens, start = sequences[number]
+        end = len(tokens) if whole else len(tokens) - 1  # the last token is only a target
+        shared = min(common(last, tokens), len(path), end)
+        new = range(len(trie.ids), len(trie.ids) + end - shared)
+        path = path[:shared] + list(new)
+        if new:
+            trie.ids += tokens[shared:end]
+            trie.positions += range(shared, end)
+            trie.segments.append(Segment(shared, path))
+        for place in range(start, len(tokens)):
+            pair = (path[place - 1], tokens[place])
+            if pair not in pairs:
+                pairs[pair] = len(pairs)
+            trie.picks[number].append(pairs[pair])
         last = tokens
-    return SimpleNamespace(ids=ids, positions=positions, segments=segments, reads=[slot for slot, _ in reads],
-                           targets=[token for _, token in reads], picks=[i for pick in picks for i in pick],
-                           lengths=[len(pick) for pick in picks])
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-def epoch_batches(examples, batch_size, seed, shuffle, epoch):
-    """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
-
-    shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
-    batch (cut where it is larger), so that the size of a batch varies around batch_size.
-    """
-    groups = {}
-    for i, example in enumerate(examples):
-        ids, start = example.sequences[0]
-        groups.setdefault(ids[:start].tobytes() if shuffle == "prefixes" else i, []).append(example)
-    pieces = [group[at:at + batch_size] for group in groups.values() for at in range(0, len(group), batch_size)]
-    batches, end = [[] for _ in range(-(-len(examples) // batch_size))], 0
-    for piece in random.Random(f"{seed}/{epoch}").sample(pieces, len(pieces)):
-        end += len(piece)
-        batches[(end - 1) // batch_size] += piece  # ends lie at most batch_size apart, so no batch is empty
-    return batches
-
-
-def split_batch(batch, budget, world):
-    """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
-
-    Neighbours in sorted order share most, so they stay together. A single example may exceed the budget; a
-    micro-batch may be empty.
-    """
-    batch = sorted(batch, key=lambda example: example.sequences[0][0])
-    firsts = [example.sequences[0][0][:-1] for example in batch]
-    alone = [len(build_trie(example.sequences).ids) for example in batch]
-    new = [n - shared for n, shared in zip(alone, [0, *map(common, firsts, firsts[1:])])]
-
-    def fill(room):
-        micros, used = [], math.inf
-        for example, n, first in zip(batch, new, alone):
-            if used + n <= room:
-                micros[-1].append(example)
-                used += n
-            else:
-                micros.append([example])
-                used = first
-        return micros
-
-    micros, room = fill(budget), min(budget, sum(alone))
-    count = -(-len(micros) // world) * world
-    while (room := 0.9 * room) >= max(alone) and len(even := fill(room)) <= count:
-        micros = even  # as even as they come: the largest decides how long all processes take
-    return micros + [[]] * (count - len(micros))
-
-
-# -------------------------------------------------------------------------------------------- attention
-
-def place_trie(trie, device):
-    """The trie's lists as tensors, with its segments laid out for the attention of this kind of device."""
-    import torch
-    put = functools.partial(torch.tensor, device=device)
-    placed = SimpleNamespace(**{name: put(getattr(trie, name))
-                                for name in ("ids", "positions", "reads", "targets", "picks", "lengths")})
-    lay_out = lay_out_padded if device.type == "cpu" else lay_out_varlen
-    lay_out(placed, trie.segments, put)
-    return placed
-
-
-def lay_out_varlen(placed, segments, put):
-    """keys: all paths, one after another. ends_q, ends_k: where each segment's queries and keys end, from 0."""
-    import torch
-    new, whole = zip(*((len(path) - shared, len(path)) for shared, path in segments))
-    placed.keys = put([slot for _, path in segments for slot in path])
-    placed.longest_q, placed.longest_k = max(new), max(whole)
-    placed.ends_q, placed.ends_k = (put([0, *n]).cumsum(0, dtype=torch.int32) for n in (new, whole))
-
-
-def lay_out_padded(placed, segments, put):
-    """queries, keys: slots of all groups, padded in each. groups: (segments, longest query, longest key, depth of the
-    queries). back: where the result for a slot is.
-
-    Where a group shares nothing, queries are keys, and depth is None: a causal kernel computes half as much.
-    """
-    import torch
-    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    placed.groups, placed.masks, order, rows = [], {}, [], []
-    for group in group_segments(segments):
-        queries = pad([put(path[shared:]) for shared, path in group], padding_value=-1)
-        shared, length = put([(shared, len(path)) for shared, path in group]).T[..., None]
-        # padding stands where the last query does, so that it too sees something
-        depth = torch.minimum(shared + torch.arange(queries.shape[1]), length - 1)
-        keys = pad([put(path) for _, path in group])
-        placed.groups.append((len(group), queries.shape[1], keys.shape[1], depth if shared.any() else None))
-        order.append(queries.flatten())
-        rows.append(keys.flatten())
-    order, placed.keys = torch.cat(order), torch.cat(rows)
-    placed.queries = order.clamp(min=0)
-    placed.back = torch.empty_like(placed.ids)
-    placed.back[order[order >= 0]] = (order >= 0).nonzero().squeeze(1)
-
-
-def group_segments(segments):
-    """Segments of similar lengths in groups: a CPU attends to a group at once, at little cost of padding."""
-    groups, area = [], 0
-    for segment in sorted(segments, key=lambda segment: (segment[0] > 0, len(segment[1]), -segment[0])):
-        new, whole = len(segment[1]) - segment[0], len(segment[1])
-        tall = max(len(path) - shared for shared, path in [segment, *(groups[-1] if groups else [])])
-        alike = groups and (groups[-1][0][0] > 0) == (segment[0] > 0)
-        padded = (len(groups[-1]) + 1) * tall * whole if alike else math.inf
-        if padded <= min(1 << 20, 1.2 * (area + new * whole) + 4096):
-            groups[-1].append(segment)
-            area += new * whole
-        else:
-            groups.append([segment])
-            area = new * whole
-    return groups
-
-
-def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, trie=None, **others):
-    """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
-
-    UserError for a model that asks for more than attention over the trie: a mask, a bias, a cap of its own.
-    """
-    harmless = {"dropout", "position_ids", "use_cache", "output_attentions"}
-    odd = [name for name, value in others.items() if value is not None and name not in harmless]
-    kinds = getattr(module.config, "layer_types", None)
-    if kinds and (kinds[module.layer_idx] == "sliding_attention") != bool(sliding_window):
-        odd.append("a window of its own")
-    if attention_mask is not None:
-        odd.append("a mask of its own")
-    if trie is None:
-        odd.append("arguments that do not reach it")
-    if odd:
-        raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
-    kernel = attend_varlen if query.is_cuda else attend_nothing if query.is_meta else attend_padded
-    out = kernel(*(x[0].transpose(0, 1) for x in (query, key, value)), trie, scaling, sliding_window)
-    return out[None], None
-
-
-def attend_varlen(q, k, v, trie, scaling, window):
-    """CUDA. Slots are in the order of segments, so queries need no gather; keys are gathered path by path.
-
-    q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-    scaling, width = scaling or q.shape[-1] ** -0.5, v.shape[-1]
-    q, k, v = widen(q, k, v)
-    return varlen_attn(q.contiguous(), k[trie.keys], v[trie.keys], trie.ends_q, trie.ends_k, trie.longest_q,
-                       trie.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
-                       enable_gqa=q.shape[1] != k.shape[1])[..., :width]
-
-
-def widen(*tensors):
-    """Heads filled up with zeros to one width, a multiple of 8, as the GPU's kernel wants them; products stay."""
-    import torch.nn.functional as F
-    wide = -(-max(x.shape[-1] for x in tensors) // 8) * 8
-    return [x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in tensors]
-
-
-def attend_padded(q, k, v, trie, scaling, window):
-    """CPU: one masked call for each group of similar segments. Shapes as above."""
-    import torch
-    import torch.nn.functional as F
-    shared_heads = q.shape[1] != k.shape[1]
-
-    def gather(x, index):  # embedding, because its backward pass is the fastest scatter that a CPU has
-        return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
-
-    counts, new, whole, depths = zip(*trie.groups)
-    # gathered for all groups at once, because each gather's backward pass fills a gradient of all slots
-    q, k, v = (gather(x, index).split([n * longest for n, longest in zip(counts, lengths)])
-               for x, index, lengths in ((q, trie.queries, new), (k, trie.keys, whole), (v, trie.keys, whole)))
-    parts = []
-    for number, (count, longest, depth) in enumerate(zip(counts, whole, depths)):
-        causal = depth is None and (window or math.inf) >= longest
-        if not causal and (number, window) not in trie.masks:
-            depth = torch.arange(longest)[None] if depth is None else depth
-            behind = depth[:, None, :, None] - torch.arange(longest)
-            trie.masks[number, window] = (behind >= 0) & (behind < (window or math.inf))
-        group = (x[number].unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(*group, attn_mask=trie.masks.get((number, window)), is_causal=causal,
-                                             scale=scaling, enable_gqa=shared_heads)
-        parts.append(out.transpose(1, 2).flatten(0, 1))
-    return gather(torch.cat(parts), trie.back)
-
-
-def attend_nothing(q, k, v, trie, scaling, window):
-    """Meta: no values, but the shapes of attend_varlen, and the same tensors kept for the backward pass."""
-    import torch
-    width, (q, k, v) = v.shape[-1], widen(q, k, v)
-    q, k, v = (x.transpose(0, 1)[None] for x in (q.contiguous(), k[trie.keys], v[trie.keys]))
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0][0].transpose(0, 1)[..., :width]
+    for slot, token in pairs:
+        trie.reads.append(slot)
+        trie.targets.append(token)
+    return trie
 
 
 # ---------------------------------------------------------------------------------------------- forward
 
-def forward(model, trie):
-    """Log-probs of the trie's (slot, target) pairs. Bound to the model, so that FSDP gathers the root's weights."""
-    hidden = model.model(input_ids=trie.ids[None], position_ids=trie.positions[None], use_cache=False,
-                         trie=trie).last_hidden_state
-    return model.lm_head(hidden[0, trie.reads], trie.targets)
+def sequence_readings(model, sequences, device):
+    """Readings at the targets of [(token ids, index of the first target)], differentiable in the model's weights.
 
-
-def score(model, examples, device):
-    """(summed log-probs and number of the targets, (2B,) chosen in the first half or (B,) for sft; slots it took)."""
+    model: of scorer.py. Returns (readings (M, K) in float32, one sequence after another in the order given and each
+    sequence's targets in order; how many tokens were computed). Columns: of read_tokens, loss.py; log-probs first.
+    """
     import torch
-    trie = build_trie([sequence for side in zip(*(example.sequences for example in examples)) for sequence in side])
-    placed = place_trie(trie, device)
-    sums = torch.segment_reduce(model(placed)[placed.picks], "sum", lengths=placed.lengths)
-    return sums, placed.lengths, len(trie.ids)
+
+    from stepdpo.attention import place_trie
+    passes = split_passes(sequences, model.alone_above)
+    readings, slots, nothing = [None] * len(sequences), 0, 0
+    for turn in range(count_passes(model, len(passes), device)):
+        numbers = passes[turn] if turn < len(passes) else passes[0]
+        chosen = [sequences[number] for number in numbers]
+        trie = build_trie(chosen, whole=len(chosen[0][0]) > model.alone_above)
+        answer = model(place_trie(trie, device))
+        if turn >= len(passes):  # other processes have more passes, and all take part in gathering weights
+            nothing = nothing + 0 * answer.sum()
+            continue
+        slots += len(trie.ids)
+        lengths = [len(ids) - start for ids, start in chosen]
+        for number, part in zip(numbers, answer.split(lengths)):
+            readings[number] = part
+    return torch.cat(readings) + nothing, slots
+
+
+def split_passes(sequences, alone_above):
+    """Numbers of the sequences of each forward pass: all in one, but each of more than `alone_above` tokens alone."""
+    together, passes = [], []
+    for number, (ids, _) in enumerate(sequences):
+        if len(ids) > alone_above:
+            passes.append([number])
+        else:
+            together.append(number)
+    return [together, *passes] if together else passes
+
+
+def count_passes(model, own, device):
+    """The most forward passes that any process needs now; the same number everywhere but for some models."""
+    import torch
+    import torch.distributed as dist
+    if model.alone_above == math.inf or dist.get_world_size() == 1:
+        return own
+    most = torch.tensor(own, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most.item()
+
+
+def sequence_logps(model, sequences, device):
+    """`sequence_readings`, of which the log-probs alone: (logps (M,), how many tokens were computed)."""
+    readings, slots = sequence_readings(model, sequences, device)
+    return readings[:, 0], slots
 
 
 def kept_bytes(model, trie):
     """Bytes beside the weights that a forward pass keeps for the backward pass; a model on "meta" computes nothing."""
     import torch
+
+    from stepdpo.attention import place_trie
     weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
 
     def note(tensor):
@@ -269,5 +143,5 @@ def kept_bytes(model, trie):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(place_trie(trie, model.device))
+        model(place_trie(trie, next(model.parameters()).device))
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)

@@ -59,6 +59,17 @@ def to_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def tally(done, name):
+    """(in, kept, dropped) of the closing line that stage `name` wrote to stderr."""
+    line = [line for line in done.err.splitlines() if line.startswith(f"{name}: ") and " in, " in line][-1]
+    return tuple(int(word) for word in line.split(": ")[1].split(" (")[0].replace(",", "").split() if word.isdigit())
+
+
+def served(tokenizer, url, *flags):
+    """Flags that ask the server at url."""
+    return ["--model", "served", "--tokenizer", tokenizer, "--base-url", url, *flags]
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("collect.py", *flags, rows=[...] or stdin=b"...") -> CompletedProcess with .rows, the JSONL on stdout."""
@@ -145,14 +156,14 @@ def taught_model(tmp_path_factory):
     return str(folder / "sft")
 
 
-@pytest.fixture(scope="session")
-def server(taught_model):
-    """Base URL of a real OpenAI-compatible server on loopback (`transformers serve`) with the taught model."""
+@contextlib.contextmanager
+def serving(folder):
+    """Base URL of a real OpenAI-compatible server on loopback (`transformers serve`) with the model in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", taught_model,
+    process = subprocess.Popen([Path(sys.executable).parent / "transformers", "serve", folder,
                                 "--port", str(port), "--device", "cpu"],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -167,6 +178,16 @@ def server(taught_model):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(taught_model):
+    """Base URL of `transformers serve` with the taught model, whose own settings ask for more than the flags do."""
+    path = Path(taught_model) / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "repetition_penalty": 1.3,
+                                "top_k": 3, "min_p": 0.2}))
+    with serving(taught_model) as url:
+        yield url
 
 
 @pytest.fixture

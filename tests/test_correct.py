@@ -7,8 +7,8 @@ import re
 import pytest
 from conftest import PROBLEMS
 
-from correct import correct
-from judges import equations_judge, rollouts_judge
+from correct import make_pairs
+from judges import equations, rollouts
 from judges.verdict import Verdict
 from stepdpo.reply import Refused, Reply
 from stepdpo.task import PREFIX
@@ -34,7 +34,7 @@ class Said:
 
 
 def pairs_of(*replies, most=9, judges=None, row=ROW):
-    return asyncio.run(correct(row, Said(*replies), len(replies), most, judges or {}))
+    return asyncio.run(make_pairs(row, Said(*replies), len(replies), most, judges or {}))
 
 
 def test_a_pair():
@@ -86,7 +86,7 @@ def test_what_a_judge_refuses_costs_that_step_only():
 def test_equations_verify_the_chosen_step():
     row = {**ROW, "initial_reason_steps": "Step 1:"}
     wrong, mute = " 5 + 3 = 7.\nStep 2: No, 8.\nThe answer is: 8", " Let us see.\nStep 2: 5 + 3 = 8\nThe answer is: 8"
-    pair, = pairs_of(wrong, mute, GOOD, judges={"equations": equations_judge}, row=row)
+    pair, = pairs_of(wrong, mute, GOOD, judges={"equations": equations.make_judge(argparse.Namespace(anywhere=False), None)}, row=row)
     assert pair["id"] == "a#0/2"
 
 
@@ -100,9 +100,10 @@ def test_rollouts_verify_by_the_policy_that_is_open():
             self.asked.append((prefix, seed))
             return Reply(f"\nThe answer is: {8 if 'six' in prefix else 9}", "stop")
     policy = Policy(*(f" {word}.\nStep 3: Done.\nThe answer is: 8" for word in ("five", "six", "seven")))
-    judge = rollouts_judge(argparse.Namespace(rollouts=4, scan=False, seed=0, model="M"), policy)
-    pair, = asyncio.run(correct(ROW, policy, 3, 9, {"rollouts": judge}))
+    judge = rollouts.make_judge(argparse.Namespace(rollouts=4, scan=False, seed=0, model="M"), policy)
+    pair, = asyncio.run(make_pairs(ROW, policy, 3, 9, {"rollouts": judge}))
     assert pair["chosen"] == " six." and pair["verified"] == {"rollouts": {"probes": {2: [4, 4]}}}
+    assert pair["chosen_step_scores"] == [None, 1]
     assert len(policy.asked) == len(set(policy.asked)) == 3 + 3 * 4
 
 

@@ -15,13 +15,14 @@ from fractions import Fraction
 import pytest
 from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared
 
-from judges import agree
-from judges import llm as module
-from judges.equations import find_equations, holds, judge_equations
-from judges.llm import judge_text, llm_judge, parse_verdict
-from judges.rollouts import rollouts_judge
+from judges import agree, llm, make_judges
+from judges import rollouts as rollouts_file
+from judges.equations import judge_equations
+from judges.llm import judge_text, parse_verdict
 from judges.verdict import Verdict
-from locate import locate
+from locate import cut_out_error
+from stepdpo.arithmetic import find_equations, is_false
+from stepdpo.command import UserError
 from stepdpo.reply import Refused, Reply
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
@@ -52,6 +53,10 @@ REPLIES = {  # reply of a judge on three steps -> first wrong step, 0 for none, 
     "": "unparsed",
     "{" * 100_000: "unparsed",
     '{"Step 1": ["incorrect"]}': "unparsed",
+    "<think>Final Decision: Step 1: incorrect? No.</think>Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "Final Decision: Step 1: incorrect</think>\nFine. Final Decision: Step 1: correct; Step 2: incorrect": 2,
+    "<think>Hm. Final Decision: Step 1: incorrect": "unparsed", "[THINK]Final Decision: Step 1: incorrect": "unparsed",
+    "Final Decision: Step 1: correct; Step 2: incorrect; ...": 2,
 }
 
 
@@ -65,6 +70,14 @@ def test_neutral_is_no_error_unless_asked():
     assert parse_verdict(reply, 2) == 2 and parse_verdict(reply, 2, neutral_is_error=True) == 1
 
 
+@pytest.mark.parametrize("quote", [
+    'I am to write "Final Decision:" and below it "Step 1: correct; Step 2: neutral; ...": correct, neutral or incorrect.',
+    judge_text({"prompt": "p"}, ["", "a", "b"]), "Final Decision:\n**Step 1: correct; Step 2: neutral; …**"])
+def test_a_reply_that_only_quotes_how_labels_look_is_unparsed(quote):
+    assert parse_verdict(quote, 2) == "unparsed"
+    assert parse_verdict(quote + "\nFinal Decision: Step 1: correct; Step 2: neutral", 2) == 0
+
+
 def test_what_a_judge_is_shown():
     row = {"prompt": "{p}", "answer": "7", "solution": "So 7."}
     shown = judge_text(row, ["Let us think.\n", "Step 1: a\n", "**Step 7:** b\n"])
@@ -75,7 +88,7 @@ def test_what_a_judge_is_shown():
 
 
 FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_error=False, judge_url=None, seed=0,
-             concurrency=4, timeout=5, batch_size=8, device=None)
+             concurrency=4, timeout=5, batch_size=8, device=None, judge_max_tokens=99, judge_extra_body=None)
 
 
 def asked(monkeypatch, replies, steps=3, **flags):
@@ -83,7 +96,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
     said, seen, settings, replies = [], set(), [], iter(replies)
 
     def chat_server(url, name, limits, how, key):
-        settings.append(how)
+        settings.append({**how, "extra_body": limits.extra_body})
 
         async def ask(text, seed):
             assert (text, seed) not in seen, "nothing is asked twice"
@@ -92,13 +105,14 @@ def asked(monkeypatch, replies, steps=3, **flags):
             reply = next(replies)
             if isinstance(reply, Exception):
                 raise reply
-            return Reply(reply, "stop")
+            return reply if isinstance(reply, Reply) else Reply(reply, "stop")
         return ask
-    monkeypatch.setattr(module, "chat_server", chat_server)
-    judge = llm_judge("served", argparse.Namespace(**{**FLAGS, **flags}))
+    monkeypatch.setattr(llm, "chat_server", chat_server)
+    judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
     row = {"id": "a", "prompt": "p", "answer": "7"}
     parts = ["", *(f"Step {k}: x\n" for k in range(1, steps + 1))]
-    return asyncio.run(agree(row, parts, {"served": judge})), said, settings[0]
+    verdict = asyncio.run(agree(row, parts, {"served": judge}))
+    return (verdict.bad_step, verdict.words), said, settings[0]
 
 
 def labels(k, steps=3):
@@ -112,7 +126,27 @@ def test_one_reply_is_greedy_and_asked_for_again_in_other_words(monkeypatch):
     assert (found, words) == (2, {"served": labels(2)}) and how["temperature"] == 0
     assert said[1].startswith(said[0]) and "Final Decision:" in said[1][len(said[0]):]
     (found, words), said, _ = asked(monkeypatch, ["What?"] * 9)
-    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == module.JUDGE_TRIES
+    assert (found, words) == ("unparsed", {"served": "What?"}) and len(said) == llm.JUDGE_TRIES
+
+
+def test_a_cut_reply_is_no_verdict_and_is_asked_for_again_once(monkeypatch):
+    """Nothing is read in it: what stands there may have been taken back later. Empty is what reasoning leaves."""
+    cut = Reply(labels(1), "length")
+    (found, words), said, how = asked(monkeypatch, [cut, Reply("", "length"), labels(2)])
+    assert (found, words) == (llm.CUT, {"served": ""}) and len(said) == 2 and how["max_tokens"] == 99
+    assert asked(monkeypatch, [cut, labels(2)])[0][0] == 2
+    assert asked(monkeypatch, ["What?", cut, labels(2)])[0][0] == 2
+    (found, _), said, _ = asked(monkeypatch, [cut, cut, labels(2)], votes=2)  # one vote each
+    assert found == "no majority" and len(said) == 3
+
+
+def test_what_else_goes_into_a_request(monkeypatch):
+    extra = '{"reasoning_effort": "low"}'
+    assert asked(monkeypatch, [labels(2)], judge_extra_body=extra)[2]["extra_body"] == {"reasoning_effort": "low"}
+    for wrong in ("[1]", "{", "low", "[" * 100_000):
+        with pytest.raises(UserError, match="--judge-extra-body .*: not a JSON object") as error:
+            asked(monkeypatch, [], judge_extra_body=wrong)
+        assert error.value.code == 2 and "\n" not in str(error.value)
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -148,13 +182,13 @@ def test_a_model_folder_judges_through_the_same_sampling_code(run, tmp_path):
     make_model(tmp_path / "M", max_position_embeddings=2048)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "M")).save_pretrained(tmp_path / "M")
     rows = [{"id": str(i), "prompt": "p", "answer": "7", "completion": f"Step 1: {i}\nThe answer: 9"} for i in range(3)]
-    flags = ["--judge", "M", "--max-tokens", 16, "--temperature", 1]
+    flags = ["--judge", "M", "--judge-max-tokens", 16, "--temperature", 1]
     done = run("locate.py", *flags, "--dropped", "d.jsonl", rows=rows)
-    assert "3 in, 0 kept, 3 dropped (unparsed 3)" in done.err
+    assert "3 in, 0 kept, 3 dropped (judge cut by --judge-max-tokens 3)" in done.err
     dropped = {row["id"]: row["verdict"]["M"] for row in map(json.loads, open(tmp_path / "d.jsonl"))}
     scored = run("locate.py", *flags, "--batch-size", 2, "--score", "-", rows=[{**row, "bad_step": 1} for row in rows])
     assert {row["id"]: row["verdict"]["M"] for row in scored.rows} == dropped and any(dropped.values())
-    assert "per 1,000 rows    3000 replies" in scored.err
+    assert "per 1,000 rows    2000 replies" in scored.err  # once and once again
 
 
 def test_judges_must_agree():
@@ -169,7 +203,7 @@ def test_judges_must_agree():
                                ((0, 2), "judges disagree", 2), ((1, "cannot tell"), "cannot tell", 2),
                                (("cannot tell", 1), "cannot tell", 1), ((1, 2, 2), "judges disagree", 2)):
         said.clear()
-        assert asyncio.run(agree({}, [], judges(*verdicts)))[0] == found
+        assert asyncio.run(agree({"id": "a"}, [""] * 4, judges(*verdicts))).bad_step == found
         assert len(said) == n  # what is lost costs no more
 
 
@@ -212,17 +246,38 @@ TRUE = r"""
 100 / 3 = 33; 100 / 3 = 33.3; 33.3 * 3 = 100; 1 + 2 + ... + 10 = 55; 3 + 4 <= 8; 3 + 4 != 8
 3 • 4 + 1 = 13; 3 ⋆ 4 + 1 = 13; ¬3 + 4 = 5; ∑3 + 4 = 9
 \frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}; \frac{1}{3} * 100 = 33.33\%
+3 \cdot 1 = 3 \) and add up to \( -4; \[ 3 + 4 = 7 \] \[ -2 + 5 = 3 \]; 3 + 4 = 7$ and $-4$; (3 + 4 = 7 \) \( - 2)
+f''(-4) = 48 - 16 > 0; f'(3) = 12 - 4 > 2; g’(2) + 1 = 5; f^{-1}(3) + 1 = 8; f^{\prime}(2) = 3; is 3 + 4 = 8?; 2 + 2 = 5？
+x = -1 when a = 2; a + 7 = 0 or a - 2 = 0; x = 3 and -4 = y; so 3 where -2 = b; -64 = 1 - 63; 5 + 3 = 8, - 2 = 6; 7 if - 3 = c
+$3 + 50 cents = $3.50; 3 + 50 cents = $3.50; £5 + 50 pence = £5.50; $1 - 5 dimes = $0.50; 3 dollars + 50 cents = 3.50
+$50 + 20% = $60; 200 + 10 percent = 220; 80 - 25% = 60; 50 + (20%) = 60; $50 + 20\% = $60; 25% - 5 = 20%; 1 - 20% = 80%
+5 + 3 = 8 + 2 = 10; 6*4=24+5=29 apples; 2 * 3 = 6 - 1 = 5; -5 + 3 = -2 * 4 = -8; 1/2 * 3 = 3/2 + 1 = 5/2; 3 + 4 * 2 = 14
+25 / 1/3 = 75; 14 / 1 / 4 = 14 * 4; 5 x 1/2 = 10 halves; on day 1 * 2 = 20 pages; .8 + . 84 + .82 = 2.46; 5 * 3 = $15,000
+pages 5–10 = 6 pages; $400 000 x 3/100 = $12 000; 1 hour - 20 minutes = 40 minutes; 60 inches = 5 * 1 feet
 \frac{1000 \text{ meters}}{2.5 \times 3600 \text{ seconds}} = \frac{1}{9}; \frac{\frac{6}{2} + 1}{2} = 2
 """.strip().replace("\n", "; ").split("; ")
 
 
 def called_false(text):
-    return any(holds(*equation) is False for equation in find_equations(text) if None not in equation)
+    return any(map(is_false, find_equations(text)))
 
 
 @pytest.mark.parametrize("text", TRUE)
 def test_what_is_true_in_odd_notation_is_not_called_false(text):
     assert not called_false(text)
+
+
+FALSE = r"""
+\( 3 \cdot 1 = 4 \) and add up to \( -4 \); \[ 3 + 4 = 8 \] \[ -2 \]; so 3 + 4 = 8$ and $-4$; \(3 + 4\) = \(8\); $3$ + $4$ = $8$
+f(x) = 3 + 4 = 8; so y' = 3 + 4 = 8; 2) 3 + 4 = 8; (3 + 4 = 8); $3 + $4 = $8; $3.50 + $4 = $9; 3€ + 4€ = 8€; $5 * 20% = $2
+5 + 3 = 9 + 2 = 11; 5 + 3 = 8 + 2 = 12; 6*4=25+5=30; 50 cents + 30 cents = 90 cents; 12 / (3 / 4) = 1
+2 days * 3 = 8 days; 40 - 3 * 5 = 35; -8 + 3 = -4
+""".strip().replace("\n", "; ").split("; ")
+
+
+@pytest.mark.parametrize("text", FALSE)
+def test_what_is_plainly_false_is_called_false(text):
+    assert called_false(text)
 
 
 def test_a_sum_that_is_broken_over_lines_is_not_read_in_halves():
@@ -245,6 +300,7 @@ STEPS = [  # steps, what the judge says
     (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
     (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"),
     (["35 - 17 = 19 - 2"], 1),
+    (["35 + 2 = 37 lambs"], "cannot tell"), (["35 * 100 = 3500"], 0),  # 25% has 100
     (["Wait, 35 - 17 = 28 is wrong: 35 - 17 = 18."], "cannot tell"), (["If 35 - 17 = 28, she is rich."], "cannot tell"),
 ]
 
@@ -254,16 +310,48 @@ def test_equations_judge(steps, expected):
     assert judge_equations(PROBLEM, ["", *steps], whole=False).bad_step == expected
 
 
+ORIGINS = [  # problem, chosen step, whether it may be found right
+    ("Tom has 10 lambs and sells 3.", "3 + 2 = 5 lambs", False), ("Tom has 10 lambs and sells 3.", "10 - 3 = 7", True),
+    ("Tom has 10 lambs and twice as many cows.", "10 * 2 = 20", True), ("Of 40 cows 25% are old.", "40 * 25 / 100 = 10", True),
+    ("Tom has 10 lambs.", "10 * 100 = 1000", False), ("Tom eats 3 pies a week.", "3 * 1 = 3", False),
+    ("A third of 30 cows.", "1 - 1/3 = 2/3", True), ("Tom eats 21 pies in a week.", "21 / 7 = 3", True),
+    ("A pie costs 300 cents.", "300 / 100 = 3", True), ("Tom has 10 lambs.", "10 / 7 = 1.43", False),
+    ("Forty men and 2 dozen cows.", "40 + 2 * 12 = 64", True), ("Tom works 3 hours.", "3 * 60 = 180", True),
+]
+
+
+@pytest.mark.parametrize("problem, step, right", ORIGINS)
+def test_numbers_come_from_the_problem(problem, step, right):
+    found = judge_equations({"prompt": problem, "answer": "7"}, ["", step], whole=False).bad_step
+    assert found == (0 if right else "cannot tell")
+
+
+ANYWHERE = [  # steps, the first plainly false equation
+    (["Let us see.", "35 - 13 = 12."], 2), (["x + 3 = 5.", "13 + 4 = 18.", "35 - 17 = 28."], 2),
+    (["If 13 + 4 = 18.", "35 - 17 = 28."], 2), (["Substituting, 13 + 4 = 18."], "cannot tell"),
+    (["35 - 17 = 18.", "18 + 13 = 31."], "cannot tell"), (["13 + 4 = 17.", "5 + 3 = 8 + 2 = 10."], "cannot tell"),
+    (["35 - 17 = 18.", "18 + 12 = 40."], 2), (["35 - 17 = 18."], "cannot tell"),
+]
+
+
+@pytest.mark.parametrize("steps, expected", ANYWHERE)
+def test_the_first_false_equation_anywhere(steps, expected):
+    row = {**PROBLEM, "answer": None}
+    assert judge_equations(row, ["13 + 4 = 18 ", *steps], anywhere=True).bad_step == expected
+    if expected == "cannot tell" or steps[0] != "35 - 17 = 18.":
+        assert judge_equations(row, ["", *steps]).bad_step == "cannot tell"
+
+
 def test_other_arithmetic_is_not_judged():
     for prompt in ("Find 5 + 4 in base 8.", "Define 5 + 4 as 5 times 4.", "What does a clock of 8 hours show, 5 + 4?"):
-        assert judge_equations({"prompt": prompt}, ["", "5 + 4 = 11"]).bad_step == "cannot tell"
+        assert judge_equations({"prompt": prompt}, ["", "5 + 4 = 11"], anywhere=True).bad_step == "cannot tell"
 
 
 LAST_LINES = [  # completion, gold answer, what the judge says
     ("Step 1: 5 + 3 = 8.\nThe answer is: 9", "8", 1), ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "8", 0),
     ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "16", "cannot tell"),  # something is wrong that is no equation
     ("Step 1: 5 + 3 = 8.\nThe answer is: no", "8", "cannot tell"), ("Step 1: 5 + 3 = 8.", "8", 0),
-    ("Step 1: 5 + 3 = 8.\nThe answer is: 9", None, 0),  # nobody knows
+    ("Step 1: 5 + 3 = 8.\nThe answer is: 8", None, "cannot tell"),  # sound arithmetic is not the whole of it
     ("As 5 + 3 = 8:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", 0),  # a preamble is context
     ("As 5 + 3 = 9:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", "cannot tell"),  # and never at fault
 ]
@@ -278,10 +366,10 @@ def test_equations_and_the_last_line(completion, answer, expected):
 def test_equations_judge_is_quick_on_hostile_steps():
     begin = time.process_time()
     for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r",
-                  "1/"):
+                  "1/", "$", "\\(", "f'(", "\\) \\(", "1$ ", "%", "1 day "):
         many = piece * (12_000 // len(piece))
-        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
-        judge_equations(PROBLEM, ["", f"{many}1 = 2"])
+        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"], anywhere=True)
+        judge_equations(PROBLEM, ["", f"{many}1 = 2"], anywhere=True)
         assert judge_equations(PROBLEM, ["", many * 5]).words == "too long to read"
     assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
 
@@ -348,7 +436,7 @@ def test_precision_on_wordings_and_formats_that_nobody_tuned_to():
             operands.append(b)
             steps.append(f"Step {k}: {text}\n" + (dice.choice(TRUE) + "\n" if mixed and dice.random() < 0.5 else ""))
         row = {"prompt": "Take " + ", then ".join(written(b, dice) for b in operands) + "."}
-        told[mixed].append((judge_equations(row, ["", *steps]).bad_step, bad_step))
+        told[mixed].append((judge_equations(row, ["", *steps], whole=False).bad_step, bad_step))
     named = [found == truth for both in told.values() for found, truth in both if found and found != "cannot tell"]
     found = sum(found == truth > 0 for found, truth in told[False]) / sum(truth > 0 for _, truth in told[False])
     print(f"named {len(named)}, precision {sum(named) / len(named):.4f}, found {found:.2f} without odd notations")
@@ -361,7 +449,7 @@ def test_equations_judge_on_real_answers():
     """All that it names in 400 real answers was looked at: 49,994 + 20,006 is 70,000."""
     named = {}
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        found, words = judge_equations(row, split_steps(row["completion"]))
+        found, words, _ = judge_equations(row, split_steps(row["completion"]))
         if found and found != "cannot tell":
             named[row["id"]] = row["published_verdict"], words
     said = {f"step 4: 49,994 + 20,006 = {wrong} does not hold" for wrong in ("69,999", "69,990")}
@@ -374,9 +462,8 @@ def test_equations_of_real_answers():
     """Of some 1,350 equations in 400 real answers those that are called wrong are wrong: each was looked at."""
     wrong = set()
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        for left, right, units in find_equations(row["completion"]):
-            if left and right and len(left) > 1 and holds(left, right, units) is False:
-                wrong.add(f"{' '.join(left)} = {' '.join(right)}")
+        for equation in filter(is_false, find_equations(row["completion"])):
+            wrong.add(f"{' '.join(equation.left)} = {' '.join(equation.right)}")
     assert wrong == {"29 - 10 - 1 = 19", "( ( 1 ) / ( 2 ) ) * 24 * 26 = 156", "49,994 + 20,006 = 69,999",
                      "49,994 + 20,006 = 69,990"}
 
@@ -388,7 +475,7 @@ def test_precision_on_solutions_that_people_wrote():
     for row in [json.loads(line) for line in open(SHARED / "gsm8k_test.jsonl")][2::3]:
         *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
         parts = ["", *(line + "\n" for line in lines)]
-        found, words = judge_equations({**row, "answer": ""}, parts)
+        found, words, _ = judge_equations({**row, "answer": ""}, parts)
         if found and found != "cannot tell":
             false_alarms[row["id"]] = words
         spots = [(k, match) for k, part in enumerate(parts) for match in re.finditer(r"= ?\$?(\d+)(?![\d,.%/])", part)]
@@ -400,9 +487,41 @@ def test_precision_on_solutions_that_people_wrote():
                 continue
             found = judge_equations({**row, "answer": ""}, parts).bad_step
             named, hits, wrong = named + (found not in (0, "cannot tell")), hits + (found == k), wrong + 1
-    assert false_alarms == {"gsm8k-410": "step 1: 3 / 2 = 1.50 + 3.00 does not hold"}  # looked at: it does not
+    assert not false_alarms
     print(f"{wrong} changed, {named} named, precision {hits / named:.4f}")
     assert hits / named > 0.99 and hits / wrong > 0.5
+
+
+@needs_shared
+def test_what_is_named_anywhere_in_solutions_that_people_wrote():
+    """Each was looked at and is a slip in print: 3/4 of 364 yards is not 364 / 4."""
+    named = {}
+    for row in map(json.loads, open(SHARED / "gsm8k_test.jsonl")):
+        *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
+        found, words, _ = judge_equations({**row, "answer": ""}, ["", *lines], anywhere=True)
+        if found != "cannot tell":
+            named[row["id"]] = words
+    assert named == {"gsm8k-501": "step 3: 364 / 4 = 273 does not hold",
+                     "gsm8k-1024": "step 5: 32 - 20 = 300 does not hold"}
+
+
+@needs_shared
+def test_what_is_named_in_answers_that_people_labelled():
+    """Of the errors in 500 rows of ProcessBench. Each that people did not name was looked at: docs/judges.md."""
+    for name, strict, anywhere in (("gsm8k", (2, 2), (8, 7)), ("math", (1, 1), (11, 7))):
+        told = {True: [], False: []}
+        for row in map(json.loads, open(SHARED / f"processbench_{name}.jsonl")):
+            for mode in told:
+                found = judge_equations({**row, "prompt": row["problem"]}, ["", *row["steps"]], anywhere=mode).bad_step
+                told[mode] += [found == row["label"] + 1] if found != "cannot tell" else []
+        assert [(len(hits), sum(hits)) for hits in (told[False], told[True])] == [strict, anywhere]
+
+
+@needs_shared
+def test_the_cases_that_were_called_wrong():
+    for row in map(json.loads, open(SHARED.parent / "cases/equations.jsonl")):
+        for anywhere in (False, True):
+            assert judge_equations(row, split_steps(row["completion"]), anywhere=anywhere).bad_step in (0, "cannot tell")
 
 
 # ------------------------------------------------------------------------------------------------ the cut
@@ -411,7 +530,7 @@ def located(completion, *verdicts, **row):
     async def judge(row, parts, whole, verdicts=iter(verdicts)):
         return Verdict(next(verdicts), "words")
     judges = {str(n): judge for n in range(len(verdicts))}
-    return asyncio.run(locate({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
+    return asyncio.run(cut_out_error({"id": "a", "prompt": "p", "answer": "7", "completion": completion, **row}, judges))
 
 
 ANSWER = PREFIX + " a b.\n**Step 2:** c d\n\nStep 3: e\nThe answer is: 9"
@@ -443,6 +562,21 @@ def test_paragraphs_stand_in_for_missing_headers():
     assert (row["split"], row["initial_reason_steps"], row["rejected"]) == ("paragraphs", "First a.\n\n", "Then b.")
 
 
+def test_one_step_of_several_paragraphs_is_said_and_what_to_do(run):
+    """Not cut as one step without a word: the whole answer would be the wrong step."""
+    row = {"id": 1, "prompt": "p", "answer": "7", "completion": PREFIX + " a.\n\nSecond, b.\n\nThe answer is: 9"}
+    said = run("locate.py", "--judge", "equations", rows=[row, WRONG]).err
+    assert "one step of several paragraphs 1" in said and "--split paragraphs makes each paragraph a step" in said
+    assert "--split" not in run("locate.py", "--judge", "equations", "--split", "headers", rows=[row]).err
+    completion = row["completion"]
+
+    async def judge(row, parts, whole):
+        assert "".join(parts) == completion and len(parts) == 4
+        return Verdict(2, "words")
+    cut = asyncio.run(cut_out_error({**row, "id": "1"}, {"J": judge}, "paragraphs"))
+    assert (cut["split"], cut["rejected"]) == ("paragraphs", "Second, b.")
+
+
 # ------------------------------------------------------------------------------------------------ rollouts
 
 class Success:
@@ -461,7 +595,7 @@ class Success:
 def rollouts(rates, scan=False, n=10, last="The answer is: 9", whole=True, rows=1):
     """(verdict, probes asked for) of the judge of rollouts on an answer of len(rates) - 1 steps."""
     policy = Success(rates)
-    judge = rollouts_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
+    judge = rollouts_file.make_judge(argparse.Namespace(rollouts=n, scan=scan, seed=0, model="M"), policy)
     parts = ["Think.\n", *(f"Step {k}: x\n" for k in range(1, len(rates)))]
     parts[-1] += last
 
@@ -481,7 +615,8 @@ def test_rollouts_find_the_first_step_that_loses_the_answer():
         assert all(right == 5 * (k < bad) for k, (right, n) in verdict.words["probes"].items())
         assert verdict.words["sure"] > 0.99
         verdict, probes = rollouts(rates, scan=True)
-        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])  # the values of all steps
+        assert verdict.bad_step == bad and probes == 8 == len(verdict.words["probes"])
+        assert verdict.scores == [*rates[1:8], None]  # the values of all steps; the last one has the answer
     assert rollouts([0.5] * 60 + [0.0])[0].bad_step == 60 and rollouts([0.5] * 60 + [0.0])[1] <= 7
 
 
@@ -501,10 +636,10 @@ def test_how_sure_is_the_chance_that_an_equal_step_would_have_shown():
 
 def test_rollouts_say_when_they_cannot_tell():
     verdict, probes = rollouts([0.0, 0.0, 0.0])
-    assert verdict == ("never solved", {"probes": {0: [0, 10]}}) and probes == 1
+    assert verdict == Verdict("never solved", {"probes": {0: [0, 10]}}) and probes == 1
     assert rollouts([0.5, 0.5, 0.0], last="The answer is: 7")[0].bad_step == 0
     assert rollouts([0.5, 0.5, 0.0, 0.5], last="The answer is: 7", scan=True)[0].bad_step == 2
-    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}), 1)  # one step to verify
+    assert rollouts([0.5, 0.5, 0.5], whole=False) == (Verdict(0, {"probes": {2: [5, 10]}}, [None, 0.5]), 1)  # one step to verify
     assert rollouts([0.5, 0.5, 0.0], whole=False)[0].bad_step == 2
 
 
@@ -536,9 +671,67 @@ def test_rollouts_of_a_real_model(run, taught_model, tmp_path):
 def test_rollouts_need_a_policy(run):
     done = run("locate.py", "--judge", "rollouts", rows=[{"id": 1}], code=2)
     assert "--judge rollouts needs --model" in done.err
-    for judge, said in (("equations,", "'' is none; choose"), ("equation", "did you mean equations?"),
-                        ("equations, ./nobody", "'./nobody' is none; choose equations, rollouts, human, a model")):
-        assert said in run("locate.py", "--judge", judge, rows=[{"id": 1}], code=2).err
+
+
+# ------------------------------------------------------------------------------------ finding a judge's file
+
+MINE = """
+from judges.verdict import Verdict
+
+async def judge(row, parts, whole):
+    return Verdict(%s, "because")
+"""
+TUNED = """
+from judges.verdict import Verdict
+
+def make_judge(args, policy):
+    async def judge(row, parts, whole):
+        return Verdict(args.votes, {"policy": policy, "model": args.judge_model}, [0.5] * (len(parts) - 1))
+    return judge
+"""
+WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
+
+
+def test_a_judge_is_a_file(run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % 2)
+    (tmp_path / "tuned.py").write_text(TUNED)
+    row, = run("locate.py", "--judge", "mine.py,tuned.py", "--votes", 2, rows=[WRONG]).rows
+    assert row["bad_step"] == 2 and row["judge"] == "mine.py,tuned.py" and row["rejected"] == " b\nThe answer is: 9"
+    assert row["verdict"] == {"mine.py": "because", "tuned.py": {"policy": None, "model": None}}
+    assert row["step_scores"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("bad_step, said", [
+    (3, "judge mine.py: names step 3 of row a, which has 2; steps count from 1"), (-1, "names step -1 of row a")])
+def test_a_judge_that_names_no_step_ends_the_run(bad_step, said, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE % bad_step)
+    assert said in run("locate.py", "--judge", "mine.py", rows=[WRONG], code=1).err
+
+
+NO_JUDGE = {  # --judge -> what is said
+    "equations,": "'' is none; choose equations, human, llm, prm, rollouts, a model",
+    "equation": "'equation' is none; did you mean equations?", "rollout,equations": "did you mean rollouts?",
+    "equations, ./nobody": "'./nobody' is none; choose equations", "nobody.py": "no file 'nobody.py'",
+    "llm": "say which, as llm:MODEL", "equations:gpt": "equations takes no model; leave 'gpt' out",
+    "llmm:folder": "did you mean llm?", "empty.py": "has neither `judge` nor `make_judge`",
+}
+
+
+@pytest.mark.parametrize("name", NO_JUDGE)
+def test_a_slip_of_the_pen_is_no_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(UserError) as error:
+        make_judges(name, argparse.Namespace(model=None))
+    assert NO_JUDGE[name] in str(error.value) and error.value.code == 2
+
+
+@pytest.mark.parametrize("name, model", [("gpt-5", "gpt-5"), ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+                                         ("qwen3:8b", "qwen3:8b"), ("llm:equations", "equations")])
+def test_any_other_name_is_a_model(name, model, monkeypatch):
+    monkeypatch.setattr(llm, "make_judge", lambda args, policy: args.judge_model)
+    assert make_judges(name, argparse.Namespace()) == {name: model}
 
 
 # -------------------------------------------------------------------------------------------------- human

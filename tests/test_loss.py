@@ -1,4 +1,4 @@
-"""The fused log-prob gather against log_softmax, the objective against its formula.
+"""The fused log-prob gather against log_softmax, the objectives against their formulas.
 
     python -m pytest tests/test_loss.py
 """
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import loss
-from loss import step_dpo_loss, token_logps
+from loss import OBJECTIVES, Batch, step_dpo_loss, token_logps
 
 BLOCKS = [1, 7 * 5, 1 << 20]  # logits a block: one row of the vocabulary, a few, all of it
 
@@ -100,49 +100,141 @@ def test_huge_logits_do_not_overflow():
     torch.testing.assert_close(token_logps(hidden * 1e4, weight, targets), plain_logps(hidden * 1e4, weight, targets))
 
 
+# ------------------------------------------------------------------------------------------- objectives
+
+PAIRS = [[(+1, 1.0, 3), (-1, 1.0, 5)], [(+1, 1.0, 2), (-1, 1.0, 7)], [(+1, 1.0, 1), (-1, 1.0, 4)]]
+ODD = [[(-1, 1.0, 4)], [(+1, 0.5, 2), (+1, 2.0, 3), (-1, 1.5, 4), (-1, 0.25, 1), (+1, 1.0, 6)], [(+1, 3.0, 5)],
+       [(+1, 1.0, 3), (-1, 1.0, 2)]]  # a rejected side alone, a chain of steps, a chosen side alone, a pair
+
+
+def batch_of(rows, seed=0):
+    """A Batch in float64 of rows [[(side, weight, tokens), ...], ...], with random log-probs that want gradients."""
+    torch.manual_seed(seed)
+    sequences = [sequence for row in rows for sequence in row]
+    lengths = torch.tensor([tokens for _, _, tokens in sequences])
+    policy, reference = -torch.rand(2, lengths.sum(), dtype=torch.float64)
+    return Batch(policy=policy.clone().requires_grad_(), reference=reference,
+                 sequence=torch.arange(len(sequences)).repeat_interleave(lengths),
+                 row=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows])),
+                 side=torch.tensor([float(side) for side, _, _ in sequences]),
+                 weight=torch.tensor([weight for _, weight, _ in sequences], dtype=torch.float64),
+                 row_weight=torch.ones(len(rows), dtype=torch.float64))
+
+
+def slowly(batch, rows):
+    """The rows again, token by token: [[(side, weight, [log-probs under the policy], [under the reference])]]."""
+    at, found = 0, []
+    for row in rows:
+        found.append([])
+        for side, weight, tokens in row:
+            found[-1].append((side, weight, list(batch.policy[at:at + tokens]), list(batch.reference[at:at + tokens])))
+            at += tokens
+    return found
+
+
+def slow_loss(row, name, beta, smoothing, nll):
+    """The loss of one row, from the formulas, in plain loops."""
+    h = 0.0
+    for side, weight, policy, reference in row:
+        gain = sum(policy) - sum(reference)
+        h = h + side * weight * (gain / len(policy) if name == "ipo-mean" else gain)
+    if name == "sigmoid":
+        loss = -(1 - smoothing) * torch.log(torch.sigmoid(beta * h)) - smoothing * torch.log(torch.sigmoid(-beta * h))
+    else:
+        loss = (h - 1 / (2 * beta)) ** 2
+    chosen = [(weight, policy) for side, weight, policy, _ in row if side > 0]
+    if chosen:
+        tokens = sum(weight * len(policy) for weight, policy in chosen)
+        loss = loss - nll * sum(weight * sum(policy) for weight, policy in chosen) / tokens
+    return loss
+
+
+@pytest.mark.parametrize("rows", [PAIRS, ODD])
+@pytest.mark.parametrize("name", ["sigmoid", "ipo-sum", "ipo-mean"])
+@pytest.mark.parametrize("smoothing,nll", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.2, 1.5)])
+def test_objectives_are_their_formulas(rows, name, smoothing, nll):
+    """Values and gradients of pairs, chains and rows of one side, against loops over tokens."""
+    batch, beta = batch_of(rows), 0.3
+    flags = {"beta": beta, "nll": nll} | ({"label_smoothing": smoothing} if name == "sigmoid" else {})
+    assert flags.keys() == set(OBJECTIVES[name].flags)
+    loss, metrics = OBJECTIVES[name].function(batch, **flags)
+    expected = torch.stack([slow_loss(row, name, beta, smoothing, nll) for row in slowly(batch, rows)])
+    torch.testing.assert_close(loss, expected)
+    direction = torch.randn(len(rows), dtype=torch.float64)
+    ours, = torch.autograd.grad(loss, batch.policy, direction)
+    theirs, = torch.autograd.grad(expected, batch.policy, direction)
+    torch.testing.assert_close(ours, theirs)
+    assert not any(values.requires_grad for values in metrics.values())
+
+
+@pytest.mark.parametrize("rows", [PAIRS, ODD])
+def test_metrics_are_their_formulas(rows):
+    """Of a row without a side, that side's metrics are NaN: it has none."""
+    batch = batch_of(rows)
+    _, metrics = step_dpo_loss(batch, 0.3)
+    for i, row in enumerate(slowly(batch, rows)):
+        rewards, logps = {+1: [], -1: []}, {+1: [], -1: []}
+        for side, weight, policy, reference in row:
+            rewards[side].append(0.3 * weight * (sum(policy) - sum(reference)).item())
+            logps[side].append(weight * sum(policy).item())
+        for name, side in ("chosen", +1), ("rejected", -1):
+            for kind, values in ("rewards", rewards[side]), ("logps", logps[side]):
+                value = sum(values) if values else float("nan")
+                assert metrics[f"{kind}/{name}"][i].item() == pytest.approx(value, nan_ok=True)
+        margin = sum(rewards[+1]) - sum(rewards[-1])
+        assert metrics["rewards/margins"][i].item() == pytest.approx(margin)
+        assert metrics["rewards/accuracies"][i].item() == (margin > 0)
+
+
+@pytest.mark.parametrize("rows", [PAIRS, ODD])
+def test_sft_imitates_the_chosen_tokens(rows):
+    batch, objective = batch_of(rows)._replace(reference=None), OBJECTIVES["sft"]
+    loss, metrics = objective.function(batch)
+    assert not objective.reference and not objective.flags and not metrics
+    size, at = objective.size(batch), 0
+    for i, row in enumerate(rows):
+        total = 0.0
+        for side, weight, tokens in row:
+            total -= weight * batch.policy[at:at + tokens].sum().item() * (side > 0)
+            at += tokens
+        assert loss[i].item() == pytest.approx(total)
+        assert size[i].item() == pytest.approx(sum(weight * tokens for side, weight, tokens in row if side > 0))
+
+
+def pair(policy, reference):
+    """A Batch of pairs whose sequences have one token each, (2R,), chosen and rejected in turns."""
+    count = len(policy)
+    return Batch(policy=policy, reference=reference, sequence=torch.arange(count), row=torch.arange(count) // 2,
+                 side=torch.tensor([1.0, -1.0] * (count // 2)), weight=torch.ones(count),
+                 row_weight=torch.ones(count // 2))
+
+
 def test_step_dpo_loss_is_equation_2():
     torch.manual_seed(0)
     policy, reference = torch.randn(10, requires_grad=True), torch.randn(10)
-    value, margin = step_dpo_loss(policy, reference, beta=0.4)
+    value, metrics = step_dpo_loss(pair(policy, reference), beta=0.4)
+    margin = metrics["rewards/margins"]
     for i in range(5):
-        expected = 0.4 * (policy[i] - reference[i]) - 0.4 * (policy[5 + i] - reference[5 + i])
-        torch.testing.assert_close(margin[i], expected)
+        win, lose = 2 * i, 2 * i + 1
+        expected = 0.4 * (policy[win] - reference[win]) - 0.4 * (policy[lose] - reference[lose])
+        torch.testing.assert_close(margin[i], expected.detach())
         torch.testing.assert_close(value[i], -torch.log(torch.sigmoid(expected)))
     value.sum().backward()
-    torch.testing.assert_close(policy.grad[:5], (-0.4 * torch.sigmoid(-margin)).detach())
-    torch.testing.assert_close(policy.grad[5:], -policy.grad[:5])
+    torch.testing.assert_close(policy.grad[::2], -0.4 * torch.sigmoid(-margin))
+    torch.testing.assert_close(policy.grad[1::2], -policy.grad[::2])
 
 
 def test_step_dpo_loss_at_the_reference_is_log_2_and_never_overflows():
     same = torch.randn(6)
-    value, margin = step_dpo_loss(same, same, beta=0.4)
-    assert not margin.any()
+    value, metrics = step_dpo_loss(pair(same, same), beta=0.4)
+    assert not metrics["rewards/margins"].any() and value.dtype == torch.float32
     torch.testing.assert_close(value, torch.full((3,), 2.0).log())
-    value, _ = step_dpo_loss(torch.tensor([-1e6, 0.0]), torch.zeros(2), beta=1.0)
+    value, _ = step_dpo_loss(pair(torch.tensor([-1e6, 0.0]), torch.zeros(2)), beta=1.0)
     torch.testing.assert_close(value, torch.tensor([1e6]))
-
-
-@pytest.mark.parametrize("kind", ["sigmoid", "ipo-sum", "ipo-mean"])
-@pytest.mark.parametrize("smoothing,nll", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.2, 1.5)])
-def test_variants_are_their_formulas(kind, smoothing, nll):
-    torch.manual_seed(0)
-    policy, reference = torch.randn(2, 6, dtype=torch.float64)
-    lengths, beta = torch.tensor([3, 5, 2, 7, 1, 4]), 0.3
-    value, margin = step_dpo_loss(policy, reference, beta, lengths, kind, smoothing, nll)
-    for i in range(3):
-        won, lost = policy[i] - reference[i], policy[3 + i] - reference[3 + i]
-        torch.testing.assert_close(margin[i], beta * (won - lost))
-        if kind == "sigmoid":
-            right = torch.sigmoid(beta * (won - lost))
-            expected = -(1 - smoothing) * right.log() - smoothing * (1 - right).log()
-        elif kind == "ipo-sum":
-            expected = (won - lost - 1 / (2 * beta)) ** 2
-        else:
-            expected = (won / lengths[i] - lost / lengths[3 + i] - 1 / (2 * beta)) ** 2
-        torch.testing.assert_close(value[i], expected - nll * policy[i] / lengths[i])
 
 
 def test_a_smoothed_loss_is_least_where_the_labels_are_right_so_often():
     margin = torch.linspace(-5, 5, 2001, dtype=torch.float64)
-    value, _ = step_dpo_loss(torch.cat([margin, 0 * margin]), torch.zeros(4002), 1.0, smoothing=0.1)
+    policy = torch.stack([margin, 0 * margin], 1).flatten()
+    value, _ = step_dpo_loss(pair(policy, torch.zeros(4002)), 1.0, label_smoothing=0.1)
     assert torch.sigmoid(margin[value.argmin()]).item() == pytest.approx(0.9, abs=1e-3)

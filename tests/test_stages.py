@@ -8,25 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, make_model, needs_shared, start, to_lines
-from faulty_server import MENDED
+from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines
 
 import evaluate
-from stepdpo import prompts, sampler, server
-from stepdpo.intervals import mean_interval, wilson
 from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
 ASK = ["--temperature", "1", "--max-tokens", "60"]
-
-
-def tally(done, name):
-    """(in, kept, dropped) of the closing line that stage `name` wrote to stderr."""
-    line = [line for line in done.err.splitlines() if line.startswith(f"{name}: ") and " in, " in line][-1]
-    return tuple(int(word) for word in line.split(": ")[1].split(" (")[0].replace(",", "").split() if word.isdigit())
 
 
 # ------------------------------------------------------------------------------------------- the command line
@@ -59,7 +49,8 @@ BAD = [  # script, flags, rows, exit code, what stderr says
     ("collect.py", ["--max-tokens", 1 << 40], [PROBLEMS[0]], 2, "--max-tokens 1099511627776: must be from 1 to"),
     ("locate.py", ["--judge", "equations"], [PROBLEMS[0]], 1, "stdin:1: no 'completion'; run collect.py first"),
     ("correct.py", [], [PROBLEMS[0]], 1, "no 'initial_reason_steps'; run locate.py first"),
-    ("collect.py", [], [], 1, "stdin: no rows"),
+    ("collect.py", ["/dev/null"], [], 1, "/dev/null: no rows"),
+    ("collect.py", [], [{**PROBLEMS[0], "answer": " "}], 1, "stdin:1: 'answer' is \" \", which is empty"),
 ]
 
 
@@ -70,56 +61,12 @@ def test_bad_input_is_one_line(run, script, flags, rows, code, said):
     assert not done.rows
 
 
-def test_a_model_folder_that_is_not_one(run, tiny_model, tmp_path):
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / name).write_bytes((Path(tiny_model) / name).read_bytes())
-    done = run("evaluate.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert f"{tmp_path}: no model could be loaded" in done.err
-
-
-def test_chat_templates_that_are_missing_or_broken(run, tmp_path):
-    make_model(tmp_path, template=False)
-    done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert "has no chat template; choose --prompt" in done.err
-    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
-    done = run("collect.py", "--model", tmp_path, rows=[PROBLEMS[0]], code=2)
-    assert "its chat template fails (no such role); choose --prompt" in done.err
-
-
-def test_what_no_local_model_can_answer(run, tiny_model, tmp_path):
-    import transformers
-    rows = [{"prompt": prompt, "answer": "1"} for prompt in ("", "2 + 2 " * 200, "2 + 2")]
-    done = run("evaluate.py", "--model", tiny_model, "--prompt", "raw", "--max-tokens", 1 << 30, rows=rows)
-    assert "3 in, 1 kept, 2 dropped" in done.err and "empty prompt 1" in done.err
-    assert "prompt longer than the context 1" in done.err and done.rows[0]["completion"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.add_tokens(["foreign"])
-    tokenizer.save_pretrained(tmp_path / "other")
-    done = run("evaluate.py", "--model", tiny_model, "--tokenizer", tmp_path / "other", code=2,
-               rows=[{"prompt": "a foreign word", "answer": "1"}])
-    assert "give the --tokenizer that belongs to the model" in done.err
-
-
-def test_no_code_of_a_model_folder_is_run(run, tiny_model, tmp_path):
-    """Neither its Python files nor a pickle; and nobody is asked for leave, for stdin may hold the rows."""
-    import torch
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    for path in Path(tiny_model).iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "model.safetensors").unlink()
-    torch.save({}, folder / "pytorch_model.bin")
-    done = run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
-    assert f"{folder}: no model could be loaded" in done.err and "safetensors" in done.err
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
-    for name, auto in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
-        config = json.loads((folder / name).read_text())
-        own = ["evil.Evil", "evil.Evil"] if auto == "AutoTokenizer" else "evil.Evil"
-        config |= {"auto_map": {auto: own, "AutoModelForCausalLM": "evil.Evil"}, "tokenizer_class": "Evil"}
-        (folder / name).write_text(json.dumps({**config, "model_type": "evil"}))
-    run("evaluate.py", "--model", folder, rows=[PROBLEMS[0]], code=2)
-    run("evaluate.py", "--model", folder, "--tokenizer", tiny_model, rows=[PROBLEMS[0]], code=2)
-    assert not (tmp_path / "ran").exists()
+def test_a_pipe_whose_upstream_kept_nothing_is_no_mistake(run):
+    """Zero rows through a pipe are zero rows; a file without rows is one that was meant to have some."""
+    for script, flags in (("evaluate.py", []), ("collect.py", []), ("locate.py", ["--judge", "equations"]),
+                          ("correct.py", ["--out", "pairs.jsonl"])):
+        done = run(script, *flags)
+        assert done.err == f"{script}: 0 in, 0 kept, 0 dropped\n" and done.stdout == b""
 
 
 def test_rows_before_a_bad_line_are_not_lost(run):
@@ -145,16 +92,20 @@ def test_regrading_asks_nobody(run):
 
 def test_several_samples_are_clustered_by_problem(run):
     done = run("evaluate.py", rows=answers([1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]))
-    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625) / 2 / 3)
+    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625 + 4 * 0.25) / 7 / 7)  # four problems are added
     assert f" 50.0 % [{100 * (0.5 - half):.1f}, {100 * (0.5 + half):.1f}]" in done.err
     assert "pass@4" in done.err and "100.0 % [43.8, 100.0]" in done.err  # each is solved once
     assert "majority@4" in done.err and " 66.7 % [20.8, 93.9]" in done.err
 
 
 def test_majority_joins_equal_answers():
-    assert evaluate.majority_right([("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True)])
-    assert mean_interval([0.5]) == wilson(0.5, 1)  # one problem, whose samples differ
-    assert not evaluate.majority_right([(None, False), (None, False), ("2", False), ("1", True)])
+    def majority(*answers):
+        return evaluate.majority_right([{"pred": pred, "correct": correct} for pred, correct in answers])
+
+    assert majority(("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True))
+    assert not majority((None, False), (None, False), ("2", False), ("1", True)), "the earlier one wins a tie"
+    assert majority((None, False), (None, False), ("1", True)), "no answer has no vote"
+    assert not majority((None, False))
 
 
 def test_compare_is_paired(run, tmp_path):
@@ -162,7 +113,7 @@ def test_compare_is_paired(run, tmp_path):
     after = answers(*[[i % 2 or i < 10] for i in range(40)])
     run("evaluate.py", "--out", "before.jsonl", rows=before)
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after)
-    assert "difference +12.5 points [+2.5, +22.5] over 40 common problems" in done.err
+    assert "difference +12.5 points [+0.1, +23.7] over 40 common problems" in done.err
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after[:30])
     assert "over 30 common problems (10 in one file only)" in done.err
 
@@ -242,7 +193,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
@@ -251,96 +202,6 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     assert tally(done, "correct.py")[0] == 20
 
 
-def test_server_gives_what_was_taught(run, server, taught_model):
-    ask = ["--model", taught_model, "--base-url", server, "--max-tokens", 60, "--concurrency", 4]
-    served = run("evaluate.py", *ask, rows=PROBLEMS[:8]).rows
-    local = run("evaluate.py", "--model", taught_model, "--max-tokens", 60, rows=PROBLEMS[:8]).rows
-    completions = lambda rows: {row["id"]: row["completion"] for row in rows}  # noqa: E731
-    assert completions(served) == completions(local)
-
-
-# ----------------------------------------------------------------------------------------------- faulty servers
-
-def served(tokenizer, url, *flags):
-    return ["--model", "served", "--tokenizer", tokenizer, "--base-url", url, *flags]
-
-
-def test_servers_that_end_the_run(run, faulty, tiny_model, tmp_path):
-    """Each at once and with a message; with a server that works the run goes on."""
-    for fault, said in (("401", "401, the API key is refused; set OPENAI_API_KEY"),
-                        ("404", "404, no model 'served' there"), ("http://127.0.0.1:9/v1", "no answer"),
-                        ("localhost/v1", "no answer (APIConnectionError: Request URL is missing")):
-        url = fault if "/" in fault else faulty("--rate", 1, "--faults", fault)
-        done = run("collect.py", *served(tiny_model, url, "--keep", "all", "--out", "o.jsonl", "--resume"), code=1,
-                   rows=PROBLEMS, env={"OPENAI_API_KEY": "sk-secret"})
-        assert said in done.err and "sk-secret" not in done.err
-    flags = ["--keep", "all", "--out", "o.jsonl", "--resume"]
-    done = run("collect.py", *served(tiny_model, faulty(), *flags), rows=PROBLEMS)
-    assert tally(done, "collect.py") == (72, 72, 0)
-
-
-def test_a_server_that_takes_any_name_is_named(run, faulty, tiny_model):
-    done = run("evaluate.py", *served(tiny_model, faulty("--model", "another")), rows=PROBLEMS[:3])
-    assert done.err.count("asked for 'served', 'another' answers") == 1
-
-
-@pytest.mark.parametrize("script", STAGES)
-def test_faults_cost_no_row(script, run, faulty, tiny_model):
-    """Every fault there is, on 30 % of the requests: all results arrive in one run."""
-    url = faulty("--rate", 0.3, "--faults", ",".join(MENDED))
-    rows = [{**row, "answer": "1"} for row in PROBLEMS]
-    flags = served(tiny_model, url, "--timeout", 4, "--concurrency", 16)
-    if script == "locate.py":
-        rows = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in rows]
-        flags = ["--judge", "served", "--judge-url", url, "--timeout", 4, "--concurrency", 16]
-    if script == "correct.py":
-        rows = [{**row, "initial_reason_steps": "Step 1:", "rejected": " 3", "full_rejected": " 3"} for row in rows]
-        flags += ["--samples", 3]
-    done = run(script, *flags, rows=rows)
-    assert tally(done, script)[0] == (2 if script == "collect.py" else 1) * len(PROBLEMS)
-
-
-def test_refused_requests_are_drops(run, faulty, tiny_model, tmp_path):
-    url = faulty("--rate", 1, "--faults", "422")
-    done = run("collect.py", *served(tiny_model, url), "--dropped", "d.jsonl", rows=PROBLEMS[:3])
-    assert "6 in, 0 kept, 6 dropped (refused by the server 6)" in done.err
-    assert done.err.count("Unprocessable") == 1, "the first of a kind is shown"
-    assert json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])["detail"].startswith("Unprocessable")
-
-
-def test_a_run_whose_first_requests_are_all_refused_ends(run, faulty, tiny_model):
-    for script, flags, rows in (
-            ("collect.py", served(tiny_model, faulty("--rate", 1, "--faults", "422"), "--samples", 3), PROBLEMS),
-            ("locate.py", ["--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "400")],
-             [{**row, "completion": row["solution"], "correct": False} for row in PROBLEMS])):
-        done = run(script, *flags, rows=rows, code=1)
-        assert "the server refused the first 16 rows, this one so: " in done.err and "fault with this" in done.err
-        assert f"{script}: 16 in, 0 kept, 16 dropped (refused by the server 16)" in done.err
-
-
-def test_hanging_requests_are_left_for_resume(run, faulty, tiny_model):
-    ask = ["--timeout", 0.5, "--keep", "all", "--samples", 1, "--out", "o.jsonl"]
-    url = faulty("--rate", 0.7, "--faults", "hang,crawl")
-    done = run("collect.py", *served(tiny_model, url, *ask), rows=PROBLEMS, code=3)
-    kept = tally(done, "collect.py")[0]
-    assert 0 < kept < 36 and f"{36 - kept} given up; --resume asks them again" in done.err
-    assert "3 tries failed, the last with: no reply in 0.5 seconds (--timeout)" in done.err
-    done = run("collect.py", *served(tiny_model, faulty(), *ask, "--resume", "--timeout", 60), rows=PROBLEMS)
-    assert tally(done, "collect.py") == (36, 36, 0)
-
-
-def test_a_server_that_only_fails_ends_the_run(run, faulty, tiny_model, monkeypatch):
-    monkeypatch.setattr(server, "TRIES", 1)
-    url = faulty("--rate", 1, "--faults", "html")
-    done = run("collect.py", *served(tiny_model, url, "--concurrency", 2), rows=PROBLEMS, code=1)
-    assert "5 rows one after another were given up; see to the server, then go on with --resume" in done.err
-
-
-def test_api_keys_reach_no_row(run, faulty, tiny_model, tmp_path):
-    done = run("collect.py", *served(tiny_model, faulty(), "--keep", "all", "--out", "o.jsonl"), rows=PROBLEMS[:3],
-               env={"OPENAI_API_KEY": "sk-very-secret"})
-    written = [path.read_text() for path in tmp_path.glob("o.jsonl*")]
-    assert len(written) == 3 and "sk-very-secret" not in done.err + "".join(written)
 
 
 HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x00 and \x1b[2J",
@@ -353,7 +214,7 @@ HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x
 @pytest.mark.parametrize("script", STAGES)
 def test_hostile_text_is_data(script, run, faulty, tiny_model):
     """In every place of a row, and in a server's replies: all is accounted for, each row is one valid line."""
-    rows = [{"id": f"{i}{text[:20]}", "prompt": f"2 + 2? {text}", "answer": text, "solution": text,
+    rows = [{"id": f"{i}{text[:20]}", "prompt": f"2 + 2? {text}", "answer": text or "1", "solution": text,
              "initial_reason_steps": f"Step 1: {text}\nStep 2:", "rejected": text, "full_rejected": text,
              "completion": f"{text}\nStep 1: {text}\nStep 2: 1 + 1 = 3\nThe answer is: {text}"}
             for i, text in enumerate(HOSTILE)]
@@ -375,34 +236,46 @@ def test_hostile_text_is_data(script, run, faulty, tiny_model):
 # ------------------------------------------------------------------------------------- pipes and interruptions
 
 def wait_for_rows(path, n):
-    while not path.exists() or path.read_bytes().count(b"\n") < n:
+    for _ in range(6000):
+        if path.exists() and path.read_bytes().count(b"\n") >= n:
+            return
         time.sleep(0.02)
+    raise TimeoutError(f"{path} has no {n} rows after two minutes")
+
+
+def wait_for_words(process, words):
+    said = ""
+    while words not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line if isinstance(line, str) else line.decode()
 
 
 def test_interrupt_finishes_what_is_in_flight(faulty, tiny_model, tmp_path):
     """Once it finishes, twice it quits; either way --resume ends with every row."""
     (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))
-    rows = tmp_path / "rows.jsonl"
+    rows, permits = tmp_path / "rows.jsonl", tmp_path / "permits"
+    permits.write_bytes(b"." * 20)
+    url = faulty("--permits", permits)
 
     def collect(url, *flags):
         return start("collect.py", *served(tiny_model, url, "--keep", "all", "--samples", 5, "--concurrency", 4),
                      "--out", rows, "problems.jsonl", *flags, cwd=tmp_path, stdout=subprocess.DEVNULL,
                      stderr=subprocess.PIPE, text=True)
 
-    process = collect(faulty("--delay", 0.2))
-    wait_for_rows(rows, 1)
+    process = collect(url)
+    wait_for_rows(rows, 20)  # and four are in flight
     process.send_signal(signal.SIGINT)
+    wait_for_words(process, "finishing what is in flight")
+    permits.write_bytes(b"." * 1000)
     err = process.communicate(timeout=60)[1]
-    done = rows.read_text().count("\n")
-    assert process.returncode == 130 and "finishing what is in flight" in err and "Traceback" not in err
-    assert 4 < done < 180 and f"collect.py: {done} in, {done} kept" in err
-    url = faulty("--rate", 0.1, "--faults", "hang")
+    assert process.returncode == 130 and "Traceback" not in err
+    assert rows.read_text().count("\n") == 24 and "collect.py: 24 in, 24 kept" in err
+    permits.write_bytes(b"." * 30)
     process = collect(url, "--resume")
-    wait_for_rows(rows, done + 20)
+    wait_for_rows(rows, 30)
     process.send_signal(signal.SIGINT)
-    while "finishing" not in process.stderr.readline():
-        pass
-    time.sleep(0.5)
+    wait_for_words(process, "finishing what is in flight")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -423,68 +296,25 @@ def test_a_closed_pipe_is_quiet(faulty, tiny_model, tmp_path):
     assert asking.wait(60) == 141 and asking.stderr.read() == b"" and all(json.loads(line) for line in head)
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-@pytest.mark.parametrize("kind", ["llama", "mistral"])  # mistral with a window
-def test_sampling_equals_whole_forward_passes(kind, temperature):
-    """Batches with padding, repeated prompts, a cache that grows and rows that leave, beside one sequence at a time."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    torch.manual_seed(0)
-    window = {"sliding_window": 24} if kind == "mistral" else {}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        kind, vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.5, **window), dtype=torch.float64).eval()
-    prompts, limits = [[5], [7, 8, 9] * 5, [5], [11, 12]], [90, 150, 20, 140]
-    found = sampler.sample_batch(model, prompts, [0, 1, 2, 3], limits, lambda ids: False, temperature, 1.0)
-    for prompt, limit, answer, seed in zip(prompts, limits, found, range(4)):
-        ids = list(prompt)
-        for drawn in torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))[:limit]:
-            with torch.inference_mode():
-                logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
-            ids += sampler.pick_tokens(logits, drawn[None], temperature, 1.0).tolist()
-        assert answer == ids[len(prompt):]
-
-
-def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
-    """A local batch in its thread would else keep a broken pipe from ending the program."""
-    import asyncio
-    tokens = []
-
-    def endless(model, prompts, seeds, limits, ended, temperature, top_p):
-        while not ended([5]) and len(tokens) < 10_000:
-            tokens.append(time.sleep(0.01))
-        return [[5] for _ in prompts]
-
-    async def leave():
-        ask = sampler.local_engine(tiny_model, tokenizer, (), 1, None, {"max_tokens": 9, "temperature": 0, "top_p": 1})
-        await asyncio.wait({asyncio.create_task(ask("a", 0))}, timeout=0.2)
-
-    tokenizer = prompts.load_tokenizer(tiny_model)
-    monkeypatch.setattr(sampler, "sample_batch", endless)
-    asyncio.run(leave())
-    assert 0 < len(tokens) < 10_000
-
-
 def test_a_slow_reader_does_not_hold_up_the_replies(faulty, tiny_model, tmp_path):
-    """While the pipe is full requests go on being answered: none is late and asked for again."""
+    """While the pipe is full, the replies to requests in flight are taken: none is late and asked for again."""
     rows = [{**row, "prompt": row["prompt"] + " " * 9000} for row in PROBLEMS]  # a pipe holds 64 KiB
     (tmp_path / "problems.jsonl").write_text(to_lines(rows))
-    url = faulty("--delay", 0.5)
-    process = start("collect.py", *served(tiny_model, url, "--keep", "all", "--timeout", 3, "--concurrency", 24),
+    url = faulty()
+    process = start("collect.py", *served(tiny_model, url, "--keep", "all", "--concurrency", 24), "--out", "rows",
                     "problems.jsonl", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    lines = [process.stdout.readline()]
-    time.sleep(6)
+    wait_for_rows(tmp_path / "rows", 24)  # written before they are sent, and nobody reads the pipe
     out, err = process.communicate(timeout=60)
-    lines += out.splitlines()
     made = json.load(urllib.request.urlopen(url))
-    assert process.returncode == 0 and len(lines) == sum(made.values()) == 72, err
+    assert process.returncode == 0 and len(out.splitlines()) == sum(made.values()) == 72, err
 
 
-def pipe_of_stages(tokenizer, url, folder, *flags):
+def pipe_of_stages(tokenizer, url, judge_url, folder, *flags):
     """collect | locate | correct, each with a file of its own: c, l, k."""
     stages, ask = [], served(tokenizer, url, "--concurrency", 4)
     for script, own in (("collect.py", [*ask, "problems.jsonl", "--out", "c"]),
-                        ("locate.py", ["--judge", "served", "--judge-url", url, "--concurrency", 4, "--out", "l"]),
+                        ("locate.py", ["--judge", "served", "--judge-url", judge_url, "--out", "l",
+                                       "--concurrency", 4]),
                         ("correct.py", [*ask, "--samples", 4, "--out", "k"])):
         stdin = stages[-1].stdout if stages else subprocess.DEVNULL
         stages.append(start(script, *own, *flags, cwd=folder, stdin=stdin, stdout=subprocess.PIPE,
@@ -497,7 +327,9 @@ def pipe_of_stages(tokenizer, url, folder, *flags):
 def test_a_pipe_that_is_killed_and_interrupted_goes_on(faulty, tiny_model, tmp_path):
     """The middle one is killed; resumed, all three get a Ctrl-C; resumed, nothing is missing."""
     (tmp_path / "problems.jsonl").write_text(to_lines([{**row, "answer": "1"} for row in PROBLEMS]))
-    url = faulty("--delay", 0.05)
+    permits = tmp_path / "permits"  # so that the judge is in the middle of its work, however busy the machine is
+    permits.write_bytes(b"." * 5)
+    url, judge_url = faulty(), faulty("--permits", permits)
 
     def ends(stages):
         stages[-1].stdout.read()
@@ -505,23 +337,27 @@ def test_a_pipe_that_is_killed_and_interrupted_goes_on(faulty, tiny_model, tmp_p
         assert "Traceback" not in "".join(said), said
         return [stage.wait(100) for stage in stages], said
 
-    stages = pipe_of_stages(tiny_model, url, tmp_path)
-    wait_for_rows(tmp_path / "l", 3)
+    stages = pipe_of_stages(tiny_model, url, judge_url, tmp_path)
+    wait_for_rows(tmp_path / "l", 5)
     stages[1].kill()
     codes, said = ends(stages)
-    assert codes[0] in (0, 141) and codes[1:] == [-signal.SIGKILL, 0], said
-    before = (tmp_path / "l").read_text().count("\n")
-    stages = pipe_of_stages(tiny_model, url, tmp_path, "--resume")
-    wait_for_rows(tmp_path / "l", before + 3)
+    assert codes[0] in (0, 141) and codes[1:] == [-signal.SIGKILL, 0], said  # correct's input may have been empty
+    before = (tmp_path / "k.done").read_bytes().count(b"\n")
+    permits.write_bytes(b"." * 15)  # four of them are for requests of the one that was killed
+    stages = pipe_of_stages(tiny_model, url, judge_url, tmp_path, "--resume")
+    wait_for_rows(tmp_path / "l", 10)
+    wait_for_rows(tmp_path / "k.done", before + 1)
     for stage in stages:
         stage.send_signal(signal.SIGINT)
+    wait_for_words(stages[1], "finishing what is in flight")
+    permits.write_bytes(b"." * 1000)
     codes, said = ends(stages)
-    assert all(code in (0, 130, 141) for code in codes) and 130 in codes, (codes, said)
-    codes, said = ends(pipe_of_stages(tiny_model, url, tmp_path, "--resume"))
+    assert codes[0] in (0, 130, 141) and codes[1] in (130, 141) and codes[2] in (0, 130), (codes, said)
+    codes, said = ends(pipe_of_stages(tiny_model, url, judge_url, tmp_path, "--resume"))
     assert codes == [0, 0, 0], said
     came = [int(text.split(" in, ")[0].split()[-1]) for text in said]
     kept = [(tmp_path / name).read_text().count("\n") for name in "cl"]
-    assert came == [72, *kept] and kept[1] > before, (came, kept)
+    assert came == [72, *kept] and kept[1] > 10, (came, kept)
 
 
 def test_resume_feeds_the_pipe_again(tmp_path):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import loss
 import train
-from stepdpo import shard, trie
-from stepdpo.command import UserError
-from stepdpo.trie import build_trie, group_segments, place_trie, split_batch
+from stepdpo import attention, shard
+from stepdpo.attention import group_segments, place_trie
+from stepdpo.processes import processes
+from stepdpo.trie import Segment, build_trie, sequence_logps, sequence_readings
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)
@@ -36,7 +38,7 @@ MODELS = {  # large initial weights, so that an error in attention shows
 
 @pytest.fixture
 def mesh():
-    with shard.processes("cpu") as mesh:
+    with processes("cpu") as mesh:
         yield mesh
 
 
@@ -79,8 +81,9 @@ def plain_sums(model, sequences):
 
 
 def scored(model, sequences):
-    examples = [train.Example("", [sequence], 1.0, None) for sequence in sequences]
-    return train.score(model, examples, torch.device("cpu"))[0]
+    """Summed log-probs of the targets of each sequence, by our model."""
+    logps, _ = sequence_logps(model, sequences, torch.device("cpu"))
+    return torch.stack([part.sum() for part in logps.split([len(ids) - start for ids, start in sequences])])
 
 
 # --------------------------------------------------------------------------------------------- laws
@@ -88,7 +91,7 @@ def scored(model, sequences):
 @pytest.mark.parametrize("name", MODELS)
 def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     sequences = branches()
     direction = torch.randn(len(sequences))
     expected, got = plain_sums(stock, sequences), scored(ours, sequences)
@@ -96,7 +99,7 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     (expected * direction).sum().backward()
     (got * direction).sum().backward()
     theirs = dict(stock.named_parameters())
-    for key, weight in ours.named_parameters():
+    for key, weight in ours.model.named_parameters():
         error = (weight.grad.full_tensor() - theirs[key].grad).norm() / theirs[key].grad.norm().clamp(min=1e-6)
         assert error < 1e-4, (key, error)
 
@@ -104,16 +107,30 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
 def test_dense_mask_says_the_same(tmp_path, mesh):
     """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
     stock = save_stock(tmp_path, **MODELS["qwen2"])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     whole = build_trie(branches())
     sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
-    for shared, path in whole.segments:
-        for depth in range(shared, len(path)):
-            sees[path[depth], path[:depth + 1]] = True
+    for segment in whole.segments:
+        for depth in range(segment.shared, len(segment.path)):
+            sees[segment.path[depth], segment.path[:depth + 1]] = True
     logits = stock(input_ids=torch.tensor([whole.ids]), position_ids=torch.tensor([whole.positions]),
                    attention_mask=sees[None, None]).logits[0]
-    expected = logits.log_softmax(-1)[whole.reads, whole.targets]
-    torch.testing.assert_close(ours(place_trie(whole, torch.device("cpu"))), expected, rtol=0, atol=1e-4)
+    placed = place_trie(whole, torch.device("cpu"))
+    expected = logits.log_softmax(-1)[whole.reads, whole.targets][placed.picks]
+    torch.testing.assert_close(ours(placed)[:, 0], expected, rtol=0, atol=1e-4)
+
+
+def test_another_reading_stands_beside_the_log_prob(tmp_path, mesh, monkeypatch):
+    """One that a fork adds comes back for each target of each sequence in order; here it is the target itself."""
+    def read_tokens(hidden, weight, targets, bias=None, softcap=None):
+        return torch.stack([loss.token_logps(hidden, weight, targets, bias, softcap), targets.float()], dim=1)
+    save_stock(tmp_path, **MODELS["llama"])
+    ours, sequences = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0), branches()
+    expected, _ = sequence_logps(ours, sequences, torch.device("cpu"))
+    monkeypatch.setattr("stepdpo.scorer.read_tokens", read_tokens)
+    readings, _ = sequence_readings(ours, sequences, torch.device("cpu"))
+    assert torch.equal(readings[:, 0], expected)
+    assert readings[:, 1].tolist() == [token for ids, start in sequences for token in ids[start:]]
 
 
 def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
@@ -134,19 +151,11 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
-    monkeypatch.setattr(trie, "attend_padded", trie.attend_varlen)
-    monkeypatch.setattr(trie, "lay_out_padded", trie.lay_out_varlen)
+    monkeypatch.setattr(attention, "attend_padded", attention.attend_varlen)
+    monkeypatch.setattr(attention, "lay_out_padded", attention.lay_out_varlen)
     torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("config, reason", [(dict(model_type="doge"), "a mask of its own"),
-                                            (dict(model_type="nemotron"), "arguments that do not reach it")])
-def test_attention_of_another_kind_is_refused(config, reason, tmp_path, mesh):
-    save_stock(tmp_path, **config)
-    with pytest.raises(UserError, match=f"attention with {reason} is not supported"):
-        scored(shard.load_model(str(tmp_path), mesh, seed=0), branches())
 
 
 def test_every_distinct_prefix_is_computed_once():
@@ -155,48 +164,23 @@ def test_every_distinct_prefix_is_computed_once():
         whole = build_trie(sequences)
         prefixes = {tuple(ids[:n]) for ids, _ in sequences for n in range(1, len(ids))}
         assert len(whole.ids) == len(whole.positions) == len(prefixes)
-        assert sum(len(path) - shared for shared, path in whole.segments) == len(prefixes)
+        assert sum(len(segment.path) - segment.shared for segment in whole.segments) == len(prefixes)
         targets = {tuple(ids[:n + 1]) for ids, start in sequences for n in range(start, len(ids))}
         assert len(whole.reads) == len(targets)
-        assert whole.lengths == [len(ids) - start for ids, start in sequences]
-        spelled = {slot: tuple(whole.ids[i] for i in path[:depth + 1]) for _, path in whole.segments
-                   for depth, slot in enumerate(path)}
+        assert [len(picks) for picks in whole.picks] == [len(ids) - start for ids, start in sequences]
+        spelled = {slot: tuple(whole.ids[i] for i in segment.path[:depth + 1]) for segment in whole.segments
+                   for depth, slot in enumerate(segment.path)}
         assert set(spelled.values()) == prefixes
         assert [whole.positions[slot] + 1 for slot in spelled] == [len(prefix) for prefix in spelled.values()]
 
 
 def test_grouping_loses_no_segment_and_pads_little():
     draw = random.Random(0)
-    segments = [(shared, list(range(shared + draw.randrange(60, 110)))) for shared in draw.choices(range(20), k=300)]
+    segments = [Segment(shared, list(range(shared + draw.randrange(60, 110))))
+                for shared in draw.choices(range(20), k=300)]
     groups = group_segments(segments)
-    assert sorted(map(len, sum(([path for _, path in group] for group in groups), []))) \
-        == sorted(len(path) for _, path in segments)
-    area = sum((len(path) - shared) * len(path) for shared, path in segments)
-    padded = sum(len(group) * max(len(path) - shared for shared, path in group) * max(len(path) for _, path in group)
-                 for group in groups)
+    assert sorted(id(segment) for group in groups for segment in group) == sorted(map(id, segments))
+    area = sum((len(segment.path) - segment.shared) * len(segment.path) for segment in segments)
+    padded = sum(len(group) * max(len(segment.path) - segment.shared for segment in group)
+                 * max(len(segment.path) for segment in group) for group in groups)
     assert len(groups) < 15 and padded < 1.25 * area
-
-
-def examples_of(sequences):
-    pairs = zip(sequences[::2], sequences[1::2])
-    return [train.Example(str(i), list(pair), 1.0, (0.0, 0.0)) for i, pair in enumerate(pairs)]
-
-
-@pytest.mark.parametrize("budget", [1, 40, 100, 10 ** 6])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_micro_batches_hold_the_batch_within_the_budget(budget, world):
-    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
-    micros = split_batch(batch, budget, world)
-    assert len(micros) % world == 0
-    assert sorted(e.id for e in sum(micros, [])) == sorted(e.id for e in batch)
-    for micro in micros:
-        tokens = len(build_trie([s for e in micro for s in e.sequences]).ids)
-        assert tokens <= budget or len(micro) == 1
-    if budget == 10 ** 6:
-        assert len(micros) == world and all(micros)
-
-
-def test_a_long_row_does_not_split_the_others():
-    batch = examples_of(sum((branches(seed) for seed in range(8)), []))
-    long = train.Example("long", [(array("i", [1] * 900), 5), (array("i", [1] * 901), 5)], 1.0, None)
-    assert len(split_batch([*batch, long], 500, 1)) == len(split_batch(batch, 500, 1)) + 1

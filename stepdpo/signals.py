@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM for a run over several processes: all of them end after the same step."""
+import contextlib
+import os
+import signal
+
+
+@contextlib.contextmanager
+def signals(device):
+    """Gives asked(), the first SIGINT or SIGTERM that any process got, or 0. A second one quits at once.
+
+    asked() is a collective call: every process makes it after every step. device: where its numbers are exchanged.
+    """
+    import torch
+    import torch.distributed as dist
+    got = 0
+
+    def note(number, frame):
+        nonlocal got
+        if got:
+            os._exit(128 + number)
+        got = number
+        os.write(2, b"train.py: saving after this step; once more to quit\n")  # print may not be entered twice
+
+    def asked():
+        number = torch.tensor(got, device=device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return number.item()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
