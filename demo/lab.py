@@ -14,14 +14,15 @@ import hashlib
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import collect
 import correct
 import locate
 import train
-from demo import world as generator
 from demo.files import load_rows, save_rows
 from demo.kinds import first_of_each, kinds_of_rows
+from demo.scales import chosen_scale, make_world, scale_world
 from demo.studies import SYSTEMS, WORLDS
 
 
@@ -97,21 +98,23 @@ class Lab:
     # ------------------------------------------------------------------------------------- policies and rows
 
     def world(self, world):
+        """Folder of the problems; of a pretrained model's, at the scale that is chosen for it."""
         study = self.study
-        words = ["--world", world]
-        for name, value in {"sft": study.solutions, "train": study.many[world], "validation": study.validation,
-                            "test": study.test, **study.stories}.items():
-            words.append(f"--{name}")
-            if value is not True:
-                words += [str(number) for number in (value if isinstance(value, tuple) else (value,))]
-        return self.made(self.out / world, "world", lambda path: generator.main([*words, "--out", str(path)]))
+        sizes = {"sft": 1 if study.scales else study.solutions, "train": study.many[world],
+                 "validation": study.validation, "test": study.test}
+        scale = study.scales[chosen_scale(self)] if study.scales else None
+        return self.made(self.out / world, "world", lambda path: make_world(path, world, sizes, scale))
 
     def policy(self, seed):
         """One policy for both worlds: what SFT on their solutions makes of a model."""
-        start = self.study.model or self.world(WORLDS[0]) / "model"
-        solutions = [self.world(world) / "sft.jsonl" for world in WORLDS]
+        if self.study.scales:
+            start = self.study.model
+            worlds = [scale_world(self, number, world) for number in range(len(self.study.scales)) for world in WORLDS]
+        else:
+            worlds = [self.world(world) for world in WORLDS]
+            start = worlds[0] / "model"
         rows = self.made(self.out, "sft.jsonl", lambda path: save_rows(
-            path, [row for solution in solutions for row in load_rows(solution)]))
+            path, [row for folder in worlds for row in load_rows(folder / "sft.jsonl")]))
         return self.made(self.out / "policies", f"seed-{seed}", lambda path: self.call(
             "SFT", train, objective="sft", model=start, pairs=rows, out=path, seed=seed, save_every=0,
             **self.study.sft))
@@ -138,7 +141,7 @@ class Lab:
         """
         asked, how = self.answers(world, seed, **which)
         folder = asked / f"{judge}-{each}"
-        flags = dict(judge=generator.__file__.replace("world.py", "exact.py") if judge == "exact" else judge)
+        flags = dict(judge=Path(__file__).with_name("exact.py") if judge == "exact" else judge)
         if judge == "rollouts":
             flags |= how
         located = self.made(folder, "located.jsonl", lambda path: self.call(
@@ -152,7 +155,7 @@ class Lab:
 
     def kinds(self):
         """Names of the kinds of rows that the systems want."""
-        return {kind for kind, _ in (SYSTEMS[system] for system in self.study.systems)}
+        return {SYSTEMS[system][0] for system in self.study.systems}
 
     def enough_pairs(self, world, seed):
         """`make_pairs`, from twice as many problems while they give fewer pairs than the study wants.

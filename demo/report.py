@@ -5,6 +5,7 @@ import sys
 from demo.cells import best, cell, grid, system_cell, variant_cell
 from demo.files import load_rows
 from demo.lab import Missing
+from demo.scales import chosen_scale, scale_scores
 from demo.studies import MAIN, METRICS, WORLDS
 from demo.world import chosen_is_right, first_wrong_step
 
@@ -99,6 +100,19 @@ def ladder_table(lab):
                     gains = [paired(outcome_means(ours, metric), outcome_means(theirs, metric))
                              for metric in METRICS[:2]]
                     lines.append(table_row(world, seed, what, *gains))
+    return lines
+
+
+def scale_table(lab):
+    """Stories that a pretrained model learned from; the scale that the study is made on in bold."""
+    lines = table_head("steps", "values", f"final answer right, of {lab.study.scale_problems} validation problems, "
+                       "number world, SFT seed 0")
+    scores = tried(scale_scores, lab) if lab.study.scales else None
+    for number, score in enumerate(scores or []):
+        (fewest, most), (least, greatest) = lab.study.scales[number]["steps"], lab.study.scales[number]["values"]
+        text = f"{100 * score:.1f} %"
+        lines.append(table_row(f"{fewest} to {most}", f"{least} to {greatest}",
+                               f"**{text}**" if number == chosen_scale(lab) else text))
     return lines
 
 
@@ -240,16 +254,14 @@ def describe(study):
     text += (f", up to {study.pairs} pairs, {study.epochs} epochs in batches of {study.batch_size}; 95 % intervals "
              "paired by problem.")
     if study.model:
-        fewest, most = study.stories["steps"]
-        least, greatest = study.stories["values"]
-        text += (f" Policies: {study.model} after SFT on {2 * study.solutions:,} true solutions, half of each world, "
-                 f"of {fewest} to {most} steps on values from {least} to {greatest}.")
+        text += (f" Policies: {study.model} after SFT on {2 * len(study.scales) * study.solutions:,} true solutions, "
+                 "to stories of all scales.")
     return text
 
 
 def write_report(lab):
     study = lab.study
-    sections = {"Rows": data_table(lab)}
+    sections = {"How hard the stories are": scale_table(lab), "Rows": data_table(lab)}
     for world in WORLDS:
         sections[f"{world.title()} world (table 3)"] = main_table(lab, world)
     sections["Labels and objective"] = ladder_table(lab)

@@ -1,20 +1,23 @@
 """What reproduce.py compares: the systems, and the numbers of a study."""
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 WORLDS = ("decision", "number")
-SYSTEMS = {  # name: (rows, objective)
-    "DPO, answers apart": ("apart", "dpo"),
-    "DPO, shared prefix": ("pairs", "dpo"),
-    "DPO, shared prefix, verified": ("verified", "dpo"),
-    "Step-DPO": ("pairs", "step-dpo"),
-    "Step-DPO, verified": ("verified", "step-dpo"),
-    "Step-DPO, other wording": ("worded", "step-dpo"),
-    "Step-DPO, true steps": ("taught", "step-dpo"),
+SYSTEMS = {  # name: (rows, objective, other flags of train.py)
+    "DPO, answers apart": ("apart", "dpo", {}),
+    "DPO, shared prefix": ("pairs", "dpo", {}),
+    "DPO, shared prefix, verified": ("verified", "dpo", {}),
+    "Step-DPO": ("pairs", "step-dpo", {}),
+    "Step-DPO, verified": ("verified", "step-dpo", {}),
+    "Step-DPO, other wording": ("worded", "step-dpo", {}),
+    "Step-DPO, true steps": ("taught", "step-dpo", {}),
+    "Step-DPO, verified, --lora 8": ("verified", "step-dpo", {"lora": 8}),
+    "Step-DPO, verified, --lora 32": ("verified", "step-dpo", {"lora": 32}),
 }
+LORA_RATE = 10  # adapters want about ten times the rate of full training
 MAIN = "Step-DPO, verified"  # the system that is varied on the first SFT seed
 VARIANTS = ("as it is", "--eos", "--nll 0.1", "4 pairs a prefix", "--shuffle prefixes, 4 pairs a prefix",
             "100 pairs", "300 pairs", "located by exact", "located by rollouts", "three rounds", "1,000 pairs",
-            "3,000 pairs")
+            "3,000 pairs", "--lora 8", "--lora 32")
 METRICS = ("greedy", "greedy, all steps", "sampled")  # strings of outcomes; the first is the headline
 
 
@@ -29,7 +32,7 @@ class Study:
     systems: tuple  # names in SYSTEMS
     variants: tuple  # of MAIN, names in VARIANTS
     grid: tuple  # (rate, β) to choose from
-    solutions: int  # of each world, to make policies of
+    solutions: int  # of each world and scale, to make policies of
     sft: dict  # train.py's settings for that
     epochs: int  # of every system
     batch_size: int
@@ -41,8 +44,9 @@ class Study:
     tries: int = 8  # continuations of each correct prefix
     max_tokens: int = 200  # of an answer
     at_once: int = 256  # answers sampled together
-    stories: dict = field(default_factory=dict)  # other flags of world.py
     model: str | None = None  # a pretrained model to make policies of, instead of random weights
+    scales: tuple = ()  # of its stories, to choose from: scales.py
+    scale_problems: int = 40  # validation problems of each scale
 
 
 FULL = Study(
@@ -56,16 +60,18 @@ FULL = Study(
     pairs=400, held_out=150)
 QUICK = replace(FULL, runs=1, test=2000, validation=500, variants=())
 
-# A pretrained model learns from true solutions and slips by itself. Sized for two CPU cores and 135M parameters.
+# Sized for two CPU cores and a model of 135M parameters.
 PRETRAINED = Study(
-    seeds=2, runs=1, test=500, sampled=0, validation=200, variants=(),
+    seeds=2, runs=1, test=500, sampled=0, validation=200, variants=("as it is", "--lora 32"),
     systems=("DPO, answers apart", "DPO, shared prefix, verified", "Step-DPO, verified", "Step-DPO, true steps"),
     grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)),
-    solutions=600, sft=dict(lr=1e-4, warmup=0.1, epochs=2, batch_size=16), epochs=3, batch_size=16,
+    solutions=150, sft=dict(lr=2e-4, warmup=0.1, epochs=1, batch_size=32), epochs=3, batch_size=16,
     problems={"decision": 500, "number": 500}, many={"decision": 2000, "number": 2000},
-    pairs=200, held_out=60, tries=4, max_tokens=120, at_once=64,
-    stories=dict(steps=(2, 3), values=(10, 99), true=True))
+    pairs=200, held_out=60, tries=4, max_tokens=160, at_once=64,
+    scales=(dict(steps=(4, 6), values=(100, 999)), dict(steps=(3, 5), values=(10, 999)),
+            dict(steps=(3, 5), values=(10, 99)), dict(steps=(2, 3), values=(10, 99)),
+            dict(steps=(2, 4), values=(2, 50)), dict(steps=(2, 3), values=(2, 30))))
 PRETRAINED_QUICK = replace(
-    PRETRAINED, seeds=1, test=20, validation=10, systems=("DPO, answers apart", "Step-DPO, verified"),
-    grid=((1e-5, 0.4), (3e-5, 0.4)), solutions=32, sft=dict(PRETRAINED.sft, epochs=1), epochs=1, batch_size=4,
-    problems={"decision": 60, "number": 30}, many={"decision": 60, "number": 30}, pairs=8, held_out=2)
+    PRETRAINED, seeds=1, test=12, validation=8, systems=("DPO, answers apart", "Step-DPO, verified"), variants=(),
+    grid=((1e-5, 0.4), (3e-5, 0.4)), solutions=10, epochs=1, batch_size=4, problems={"decision": 40, "number": 20},
+    many={"decision": 40, "number": 20}, pairs=8, held_out=1, scales=PRETRAINED.scales[2:4], scale_problems=8)

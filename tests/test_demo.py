@@ -270,20 +270,21 @@ echo 'all 10 50.0 %' >&2
 
 
 def test_rounds_on_any_model_and_task(tmp_path):
-    """Each round's policy asks, is the reference and is tested; all stages have one prompt; a second run does nothing."""
+    """Each round's policy asks, is the reference, is tested; all stages have one prompt; a second run does nothing."""
     log, stub = tmp_path / "log", tmp_path / "stub"
     stub.write_text(STUB.format(log=log))
     stub.chmod(0o755)
     (tmp_path / "problems.jsonl").write_text("1\n2\n3\n4\n")
     (tmp_path / "test.jsonl").write_text("5\n")
-    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts", "CORRECT": "--samples 4",
-           "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
+    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts",
+           "CORRECT": "--samples 4", "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
     out = tmp_path / "out"
     words = ("demo/rounds.sh", "M", tmp_path / "problems.jsonl", out, 2)
     done = bash(*words, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"the last policy: {out}/round-2/model"
-    assert (out / "round-1/problems.jsonl").read_text() + (out / "round-2/problems.jsonl").read_text() == "1\n3\n2\n4\n"
+    shares = [(out / f"round-{n}/problems.jsonl").read_text() for n in (1, 2)]
+    assert shares == ["1\n3\n", "2\n4\n"]
     said = log.read_text().splitlines()
     models = {stage: [re.search(r"--model (\S+)", line)[1] for line in said if line.startswith(stage)]
               for stage in ("collect", "locate", "correct", "train", "evaluate")}
@@ -501,11 +502,12 @@ def test_the_whole_comparison_on_a_pretrained_model(tmp_path):
     times = (tmp_path / "times.tsv").read_text()
     assert reproduce_it(*model).stderr.count("cells left") == 6 and (tmp_path / "times.tsv").read_text() == times
     results = [load_rows(path)[0] for path in tmp_path.glob("cells/*/result.json")]
-    assert {len(result["greedy"]) for result in results} == {20, 10}
+    assert {len(result["greedy"]) for result in results} == {12, 8}
     trained = [result for result in results if "pairs" in result]
-    assert trained and all(2 <= result["pairs"] <= 8 and result["metrics"][-1]["step"] > 0 for result in trained)
+    assert trained and all(1 <= result["pairs"] <= 8 and result["metrics"][-1]["step"] > 0 for result in trained)
     assert not list(tmp_path.glob("models/*/model.safetensors"))  # none is kept that is not needed
     report_text = reproduce_it(*model, "--report").stdout
     assert "| Step-DPO, verified | 1 |" in report_text and "| train step-dpo |" in report_text
+    assert re.search(r"\| [23] to [35] \| 10 to 99 \| \*\*", report_text)  # the scale that was chosen
     assert "was begun with other settings (seeds, " in reproduce_it("--quick", code=2).stderr
     assert "name the folder of a model" in reproduce_it("--model", "demo", code=2).stderr
