@@ -166,7 +166,9 @@ def read_tokens(hidden, weight, targets, bias=None, softcap=None):
     Arguments: of `token_logps`. To watch something else of a token, add a column here, a field to Batch, and to
     `with_readings` which is which.
     """
-    return token_logps(hidden, weight, targets, bias, softcap)[:, None]
+    return torch.stack([
+        token_logps(hidden, weight, targets, bias, softcap),
+    ], dim=1)
 
 
 def with_readings(batch: Batch, readings: Tensor) -> Batch:

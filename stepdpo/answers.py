@@ -218,3 +218,15 @@ def read_number(text: str) -> Fraction | None:
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
     top, bottom = node[1:] if node[0] == "/" else (node, ONE)
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
+
+
+def gold_text(answer) -> str:
+    """The text of a gold answer: a string, a number, or a list of one of them ([5] and ["5"] are "5").
+
+    ValueError, with the reason, for another JSON value.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise ValueError("neither a string nor a number nor a list of one")
+    return str(answer)
