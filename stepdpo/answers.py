@@ -1,6 +1,6 @@
 r"""Is this answer right? extract_answer finds it in a completion, same_answer compares it with the gold answer.
 
-    python -c "from stepdpo.answers import *; print(same_answer(extract_answer('so we get 1/2'), r'\frac12'))"
+    python -c "from stepdpo import answers; print(answers.same_answer(answers.extract_answer('so we get 1/2'), r'\frac12'))"
 
 An answer (LaTeX or plain text) is read into a tree (spelling.py, expressions.py), and trees are compared by value
 (equality.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth, digits and
