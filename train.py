@@ -15,7 +15,6 @@ of processes, one included. The reference policy is asked once, before the first
 To change what is minimised, see OBJECTIVES in loss.py; the rows, `row_texts`; what is trained, how, and what comes out,
 the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics go, `open_log` in stepdpo/metrics.py.
 """
-import argparse
 import functools
 import math
 import os
@@ -23,7 +22,7 @@ import os
 from stepdpo import checkpoint
 from stepdpo.batches import epoch_batches, split_batch
 from stepdpo.checkpoint import trained_parameters
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
 from stepdpo.export import export
 from stepdpo.folder import find_model, load_config
@@ -35,10 +34,13 @@ from stepdpo.reference import add_references
 from stepdpo.rows import format_row
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
               "lower --lr or look at these rows")
@@ -112,8 +114,8 @@ def shard_model(model, mesh, offload):
         how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for layer in model.layers:
         fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
+    if model.own_head is not None:
+        fully_shard(model.own_head, reshard_after_forward=False, **how)  # its backward pass comes first
     fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
@@ -164,6 +166,8 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
     it.
     """
     import torch
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
@@ -173,8 +177,8 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():
@@ -321,10 +325,10 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_numbers(args)

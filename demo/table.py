@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from demo.files import load_rows
-from demo.world import first_wrong_step
-from evaluate import compare, new_problems, rate, remember
+from demo.world import chosen_is_right, first_wrong_step
 from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
@@ -22,31 +21,30 @@ MEASURES = {  # what is right about an answer: how it is told
 
 
 def accuracies(folder):
-    """A line of figures for each of MEASURES.
+    """A line for each of MEASURES: {"name", "before", "after", "gain"}.
 
-    Each is {"name", "before": (share, (low, high)), "after": (share, (low, high)), "gain": "+35.0 points [+32.6, +37.3]"},
-    intervals of 95 %, that of the gain paired by problem.
+    before and after are (share, (low, high)), gain is "+35.0 points [+32.6, +37.3]". Intervals are of 95 %, that of the
+    gain is paired by problem.
     """
-    before, after = load_rows(folder / "before.jsonl"), load_rows(folder / "after.jsonl")
+    before = {row["id"]: row for row in load_rows(folder / "before.jsonl")}
+    after = {row["id"]: row for row in load_rows(folder / "after.jsonl")}
     lines = []
     for name, is_right in MEASURES.items():
-        scores = {"before": measured(before, is_right), "after": measured(after, is_right)}
-        line = {"name": name}
-        for side, problems in scores.items():
-            rates = [rate(problem) for problem in problems.values()]
-            line[side] = sum(rates) / len(rates), mean_interval(rates)
-        difference = compare(scores["after"], scores["before"])  # difference +35.0 points [...] over 2000 common problems
-        line["gain"] = difference.removeprefix("difference ").split(" over ")[0]
-        lines.append(line)
+        old = [float(is_right(before[key])) for key in after]
+        new = [float(is_right(row)) for row in after.values()]
+        lines.append({"name": name, "before": (sum(old) / len(old), mean_interval(old)),
+                      "after": (sum(new) / len(new), mean_interval(new)), "gain": paired_gain(old, new)})
     return lines
 
 
-def measured(rows, is_right):
-    """What evaluate.py keeps of rows for its report, with another notion of right."""
-    problems = new_problems()
-    for row in rows:
-        remember(problems, {**row, "correct": is_right(row)})
-    return problems
+def paired_gain(old, new, resamples=10_000):
+    """Mean difference in points with a bootstrap interval. old, new: 0.0 or 1.0 for each problem, in the same order."""
+    import numpy as np
+    difference = 100 * (np.array(new) - np.array(old))
+    draws = np.random.default_rng(0)
+    means = [difference[draws.integers(0, len(difference), len(difference))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{difference.mean():+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def stage_lines(folder, phases):
@@ -57,18 +55,12 @@ def stage_lines(folder, phases):
             yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
-def step_is_right(pair):
-    """Whether the world finds no error up to the chosen step."""
-    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
-    return wrong is None or wrong > pair["bad_step"]
-
-
 def judge_lines(folder):
     """What the world knows about the judge's verdicts and the steps that were chosen."""
     located, pairs = load_rows(folder / "located.jsonl"), load_rows(folder / "pairs.jsonl")
     agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
     yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
-    fine = sum(step_is_right(pair) for pair in pairs)
+    fine = sum(chosen_is_right(pair) for pair in pairs)
     yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
     end = load_rows(folder / "step-dpo" / "metrics.jsonl")[-1]
     yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \

@@ -1,6 +1,6 @@
 """Ask for an answer to a problem and grade it: what collect.py and evaluate.py do alike."""
 from stepdpo.policy import sample_seed
-from stepdpo.task import extract_answer, same_answer
+from stepdpo.task import extract_answer, is_right
 
 
 async def answer_row(row, policy):
@@ -11,8 +11,8 @@ async def answer_row(row, policy):
         reply = await policy.ask(row["prompt"], args.prefix, sample_seed(args.seed, key, j))
         row = {**row, "completion": args.prefix + reply.text, "finish_reason": reply.finish_reason,
                "sampling": policy.sampling_record()}
-    pred = extract_answer(row["completion"])
-    return {**row, "pred": pred, "correct": pred is not None and same_answer(pred, row["answer"], row["prompt"])}
+    completion = row["completion"]
+    return {**row, "pred": extract_answer(completion), "correct": is_right(row, completion)}
 
 
 def answer_units(samples):
@@ -20,6 +20,6 @@ def answer_units(samples):
     def units(row):
         if row.get("completion") is not None:
             return [row]
-        row.pop("completion", None)
-        return ({**row, "id": f"{row['id']}#{j}"} for j in range(samples))
+        problem = {name: value for name, value in row.items() if name != "completion"}
+        return [{**problem, "id": f"{row['id']}#{j}"} for j in range(samples)]
     return units

@@ -10,6 +10,7 @@ import os
 import shutil
 
 from stepdpo.command import UserError
+from stepdpo.content import path_content
 from stepdpo.folder import files_in
 from stepdpo.processes import first_process, say
 from stepdpo.rows import write_aside
@@ -30,34 +31,10 @@ def run_settings(flags: dict, device: str, models: dict, rows: dict) -> dict:
     settings = {name: value for name, value in flags.items() if name not in CANNOT_MATTER}
     settings["device"] = device
     for name, folder in models.items():
-        settings[name] = model_fingerprint(folder)
+        settings[name] = path_content(folder)
     for name, examples in rows.items():
         settings[name] = rows_fingerprint(examples)
     return settings
-
-
-def model_fingerprint(folder: str) -> str:
-    """16 hex digits that stand for the content of a model folder, wherever it lies and whatever its dates are.
-
-    Of weights: name, size and excerpts of every file, which takes no time where they are 100 GB.
-    """
-    digest = hashlib.sha256()
-    for path in files_in(folder, "*.safetensors", "config.json"):
-        digest.update(repr((os.path.basename(path), os.path.getsize(path), excerpts(path))).encode())
-    return digest.hexdigest()[:16]
-
-
-def excerpts(path, places=64, length=4096):
-    """Bytes from all over a file."""
-    pieces = []
-    with open(path, "rb") as file:
-        size = os.path.getsize(path)
-        for place in range(places):
-            file.seek(size * place // places)
-            pieces.append(file.read(length))
-        file.seek(max(size - length, 0))
-        pieces.append(file.read(length))
-    return pieces
 
 
 def rows_fingerprint(examples) -> str:

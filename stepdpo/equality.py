@@ -1,4 +1,11 @@
-"""Whether two trees are equal: values, lists, relations."""
+r"""Are two trees equal? Lists and relations part by part, numbers and expressions by value.
+
+    python -c "from stepdpo.equality import *; from stepdpo.expressions import read_answer as read; \
+        print(same_tree(read(r'2\sin x\cos x'), read(r'\sin 2x'), [MAX_WORK]))"
+
+An expression with variables is computed at a few fixed points: 2 sin x cos x and sin 2x agree at all of them. A number
+is exact (a Fraction) as long as it can be, and has 60 digits where it cannot; 40 of them must agree.
+"""
 import math
 import operator
 import threading
@@ -6,94 +13,185 @@ from fractions import Fraction
 
 import mpmath
 
-from stepdpo.expressions import INFINITY, ONE, SEQUENCES, names, without_units
-MAX_BITS = 16_000
-MAX_WORK = 2000
-# comparing: values ------------------------------------------------------------------------------------
+from stepdpo.expressions import INFINITY, ONE, REALS, SEQUENCES, ZERO, names, without_units
+
+MAX_BITS = 16_000  # of an exact power: about 4,800 digits
+MAX_WORK = 2000  # operations in one comparison (`work` holds how many are left); 150 bits of exact numbers are one
 MP = mpmath.mp.clone()
 MP.dps = 60
 LOCK = threading.Lock()  # mpmath caches its constants
-CONSTANTS = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree}
-MPMATH = {"!": "factorial", r"\binom": "binomial", "^": "power", r"\lg": "log10"}
-EXACT = {"+": lambda *x: sum(x), "*": lambda *x: math.prod(x), "/": operator.truediv, "neg": operator.neg, r"\abs": abs}
+
+# values ---------------------------------------------------------------------------------------------------
+
+CONSTANT_VALUES = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree}
 
 
-def value(node, env, work):
-    """The value of a tree: a Fraction if that is exact, else a number of mpmath with 60 digits. env: {name: Fraction};
-    if it is not empty, leaving the reals is an error, as is all that is undefined, too large or no expression."""
+def power(x, y):
+    """x^y, exact for a whole y; an odd root of a negative number is the real one."""
+    if isinstance(x, Fraction) and isinstance(y, Fraction) and y.denominator == 1:
+        return x ** int(y)
+    if isinstance(y, Fraction) and y.denominator % 2 and not MP.im(x) and MP.re(x) < 0:
+        return (-1) ** (y.numerator % 2) * MP.power(-x, y)
+    return MP.power(x, y)
+
+
+ARITHMETIC = {"+": lambda *terms: sum(terms), "*": lambda *factors: math.prod(factors), "/": operator.truediv,
+              "neg": operator.neg, r"\abs": abs}  # exact for exact operands
+FUNCTION_VALUES = {
+    "^": power, "!": MP.factorial, r"\binom": MP.binomial, r"\ln": MP.log, r"\lg": MP.log10, r"\exp": MP.exp,
+    r"\sin": MP.sin, r"\cos": MP.cos, r"\tan": MP.tan, r"\cot": MP.cot, r"\sec": MP.sec, r"\csc": MP.csc,
+    r"\sinh": MP.sinh, r"\cosh": MP.cosh, r"\tanh": MP.tanh, r"\arcsin": MP.asin, r"\arccos": MP.acos,
+    r"\arctan": MP.atan, r"\arccot": MP.acot, r"\arcsec": MP.asec, r"\arccsc": MP.acsc, r"\arcsinh": MP.asinh,
+    r"\arccosh": MP.acosh, r"\arctanh": MP.atanh}
+CANCELLING = {"+", r"\sin", r"\cos", r"\tan", r"\cot", r"\ln", r"\lg"}  # may leave 1e-61 of what is 0
+UNDEFINED = (ArithmeticError, ValueError, LookupError, TypeError, AttributeError)  # or no expression at all
+
+
+def value(node, point, work):
+    """The value of a tree at a point {name: Fraction}: a Fraction, or a number of mpmath with 60 digits.
+
+    One of UNDEFINED is raised for what has no value, takes too much work, or leaves the reals at a point.
+    """
     kind, *parts = node
     if kind == "num":
         return parts[0]
     if kind == "name":
-        return env[parts[0]] if parts[0] in env else CONSTANTS[parts[0]]
-    args = [value(part, env, work) for part in parts]
-    x, y, exact = args[0], args[-1], all(isinstance(arg, Fraction) for arg in args)
-    bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
-    work[0] -= bits // 150 + (100 if kind in ("!", r"\binom") else len(args) if exact and kind in EXACT else 10)
-    whole_power = kind == "^" and exact and y.denominator == 1
-    if work[0] < 0 or whole_power and abs(y) * (max(abs(x.numerator), x.denominator).bit_length() - 1) > MAX_BITS or (
-            kind not in EXACT and kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9):
-        raise OverflowError("too much work")
-    if kind in EXACT:
-        return EXACT[kind](*(args if exact else map(MP.convert, args)))
-    if whole_power:
-        return x ** int(y)
-    if kind == "^" and isinstance(y, Fraction) and y.denominator % 2 and not MP.im(x) and MP.re(x) < 0:
-        result = (-1) ** (y.numerator % 2) * MP.power(-x, y)  # the real root
+        return point[parts[0]] if parts[0] in point else CONSTANT_VALUES[parts[0]]
+    args = [value(part, point, work) for part in parts]
+    exact = all(isinstance(arg, Fraction) for arg in args)
+    spend(work, kind, args, exact)
+    if kind in ARITHMETIC:
+        result = ARITHMETIC[kind](*(args if exact else map(MP.convert, args)))
     else:
-        result = getattr(MP, MPMATH.get(kind) or kind[1:].replace("arc", "a"))(*args)
-    if MP.isnan(result) or env and MP.im(result):
+        result = FUNCTION_VALUES[kind](*args)
+    if isinstance(result, Fraction):
+        return result
+    if MP.isnan(result) or point and MP.im(result):
         raise ValueError("undefined, or beyond the reals")
+    if kind in CANCELLING and abs(result) < max(abs(MP.convert(arg)) for arg in args) * MP.mpf(10) ** -50:
+        return Fraction(0)  # \sqrt2\sqrt3 - \sqrt6; but e^{-200} and \frac{\pi}{10^{70}} are no sums
     return result
+
+
+def spend(work, kind, args, exact):
+    """Take the cost of an operation from `work`; OverflowError where too little is left, or a power is too large."""
+    bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
+    if kind in ("!", r"\binom"):
+        price = 100
+    else:
+        price = len(args) if exact and kind in ARITHMETIC else 10
+    work[0] -= bits // 150 + price
+    x, y = args[0], args[-1]
+    if kind == "^" and exact and y.denominator == 1:
+        size = max(abs(x.numerator), x.denominator).bit_length() - 1
+        too_large = abs(y) * size > MAX_BITS
+    else:
+        too_large = kind not in ARITHMETIC and kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9
+    if work[0] < 0 or too_large or kind not in ARITHMETIC and kind not in FUNCTION_VALUES:
+        raise OverflowError("too much work")
 
 
 def at_points(work, *trees):
     """The values of some trees, side by side, at every fixed point of their variables where all are defined."""
     variables = sorted(set().union(*map(names, trees)))
     for row, scale in enumerate((7, 13, 103, 107, 1, -11) if variables else (1,)):  # any, in (0, 1), whole, negative
-        env = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
+        point = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
         try:
-            yield [value(tree, env, work) for tree in trees]
-        except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError):
-            pass  # undefined here, or no expression at all
+            yield [value(tree, point, work) for tree in trees]
+        except UNDEFINED:
+            pass
 
 
-def close(x, y, error=0):
-    """Equal up to `error`, if both are exact; else also in 40 digits, or both 0 in 50."""
+def nearly_equal(x, y, error=0):
+    """Equal up to `error` where both are exact; else in 40 digits too, however small they are."""
     if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
         x, y = MP.convert(x), MP.convert(y)
-        error = max(MP.convert(error), max(abs(x), abs(y), 1e-10) * MP.mpf(10) ** -40)
+        error = max(MP.convert(error), max(abs(x), abs(y)) * MP.mpf(10) ** -40)
     return x == y or abs(x - y) < error
 
 
 def same_value(a, b, work):
     """Equal but for rounding at every fixed point, at two of them at least if there are variables."""
-    if a[0] == b[0] == "num" and (a[2] or 0) > (b[2] or 0) > 0:
-        return a[1] * b[1] >= 0 and -1 <= 2 * (abs(a[1]) - abs(b[1])) * 10 ** b[2] < 1
-    error = max((Fraction(9, 10 ** (node[2] + 1)) for node in (a, b)  # of ten digits or more, as a program prints them
-                 if node[0] == "num" and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9), default=0)
-    pairs = [*at_points(work, a, b)]
-    return len(pairs) > bool(names(a) | names(b)) and all(close(*pair, error) for pair in pairs)
+    if is_decimal(a) and is_decimal(b) and a[2] > b[2] > 0:
+        return rounds_to(a[1], b)
+    error = max(printing_error(a), printing_error(b))
+    pairs = list(at_points(work, a, b))
+    if all(nearly_equal(x, y, error) for x, y in pairs):
+        return len(pairs) > bool(names(a) | names(b))
+    three_digits = is_decimal(b) and b[2] > 0 and abs(b[1]) * 10 ** b[2] >= 100
+    return three_digits and not is_decimal(a) and not names(a) and rounds_to(pairs[0][0], b)
 
 
-# comparing: answers -----------------------------------------------------------------------------------
+def is_decimal(node):
+    return node[0] == "num" and node[2] is not None and (node[1] * 10 ** node[2]).denominator == 1
 
-def same(a, b, work):
-    """Whether a predicted tree equals a gold tree."""
+
+def rounds_to(x, decimal):
+    """Whether x, rounded half up, is the decimal: 33.333 and 100/3 are 33.3, and 33.25 is too."""
+    if not isinstance(x, Fraction):
+        if MP.im(x):
+            return False
+        x = MP.re(x)
+    return x * decimal[1] >= 0 and -1 <= 2 * (abs(x) - abs(decimal[1])) * 10 ** decimal[2] < 1
+
+
+def printing_error(node):
+    r"""How far a decimal of ten digits or more may be off, as a program prints it: in its last place."""
+    if node[0] == "*" and len(node) == 3 and node[2][0] == "^" and node[2][1] == ("num", Fraction(10), 0) and (
+            node[2][2][0] == "num" and abs(node[2][2][1]) < 400):  # 1.646090535 \times 10^{-1}
+        return printing_error(node[1]) * 10 ** node[2][2][1]
+    if is_decimal(node) and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9:
+        return Fraction(9, 10 ** (node[2] + 1))
+    return 0
+
+
+# trees ----------------------------------------------------------------------------------------------------
+
+def same_tree(a, b, work):
+    """Whether a predicted tree equals a gold tree. The first rule that fits decides."""
     work[0] -= 1
-    x, y = without_units(a), without_units(b)
-    if (x == a) != (y == b) and "name" not in (a[0], b[0]):  # what has no unit equals what has one
-        a, b = x, y
+    a, b = without_common_units(a, b)
     if a == b or work[0] < 0 or "text" in (a[0], b[0]):
         return a == b and a != ("text", "")
-    if a[0] == "rel" and (b[0] != "rel" or a[2::2] != b[2::2]):
-        return states(a, lambda side: same(side, b, work))
+    if "where" in (a[0], b[0]):
+        return same_where(a, b, work)
+    if a[0] == b[0] == "rel" and a[2::2] == b[2::2]:
+        return same_relation(a, b, work)
+    if not (a[0] == b[0] == "," and is_related(a) and is_related(b)):
+        a, b = as_intervals(a, work), as_intervals(b, work)
+    if a[0] == "rel":
+        return states(a, lambda side: same_tree(side, b, work))
     if b[0] == "rel":
-        return same_relation(a, b, work) if a[0] == "rel" else states(b, lambda side: same(a, side, work))
-    a, b = plain(a), plain(b)
+        return states(b, lambda side: same_tree(a, side, work))
+    if is_matrix(a) or is_matrix(b):
+        return same_matrix(a, b, work)
     if a[0] in SEQUENCES and b[0] in SEQUENCES:
+        if len(a) != len(b):
+            a, b = solutions(a), solutions(b)
         return len(a) == len(b) and same_items(a, b, work)
     return same_value(a, b, work)
+
+
+def without_common_units(a, b):
+    """The trees without the unit that only one of them has, or that both have: 5 cm is 5, but 5 cm is not 5 m."""
+    x, y = without_units(a), without_units(b)
+    one_has = (x == a) != (y == b) and "name" not in (a[0], b[0])
+    return (x, y) if one_has or (units_of(a) and units_of(a) == units_of(b)) else (a, b)
+
+
+def units_of(tree):
+    """The units that a product holds: cm^2 of 5 cm^2."""
+    return [part for part in tree[1:] if without_units(part) == ONE != part] if tree[0] == "*" else []
+
+
+def same_where(a, b, work):
+    """A condition counts only if the other answer has one too, and both can be read."""
+    tree, condition = a[1:] if a[0] == "where" else (a, None)
+    other, other_condition = b[1:] if b[0] == "where" else (b, None)
+    if condition and other_condition and "text" not in (condition[0], other_condition[0]):
+        if not same_tree(condition, other_condition, work):
+            return False
+    return same_tree(tree, other, work)
 
 
 def same_items(a, b, work):
@@ -101,36 +199,105 @@ def same_items(a, b, work):
     (kind, *items), (other_kind, *others) = a, b
     if {kind, other_kind} <= {",", "{}"}:
         for item in items:
-            if found := next((other for other in others if same(item, other, work)), None):
+            found = next((other for other in others if same_tree(item, other, work)), None)
+            if found:
                 others.remove(found)
         return not others
     comparable = kind == other_kind or {kind, other_kind} == {",", "()"}  # 1, 2 or x = 1, y = 2 may stand for (1, 2)
-    return comparable and all(same(*pair, work) for pair in zip(items, others))
+    return comparable and all(same_tree(*pair, work) for pair in zip(items, others))
+
+
+def solutions(tree):
+    """x = 5, y = 8, x = 8, y = 5 as two tuples, (5, 8) and (8, 5)."""
+    items = tree[1:]
+    if not items or any(len(item) != 4 or item[0] != "rel" or item[2] != "=" for item in items):
+        return tree
+    labels = [label for _, label, _, _ in items]
+    width = labels.index(labels[0], 1) if labels.count(labels[0]) > 1 else len(items)
+    rows = [dict((label, right) for _, label, _, right in items[start:start + width])
+            for start in range(0, len(items), width)]
+    if width == 1 or any(row.keys() != rows[0].keys() for row in rows):
+        return tree
+    return ",", *(("()", *(row[label] for label in rows[0])) for row in rows)
+
+
+# relations
+
+def is_related(tree):
+    return tree[0] == "rel" or tree[0] == "," and all(item[0] == "rel" for item in tree[1:])
+
+
+def as_intervals(tree, work):
+    r"""0 < x <= 1 is (0, 1], and x \neq 2 is (-oo, 2), (2, oo). Another tree stays as it is."""
+    holes = excluded(tree)
+    if holes:
+        return between(holes, work) or tree
+    if tree[0] != "rel" or {*tree[2::2]} - {"<", "<="}:
+        return tree
+    signs, sides = ["<", *tree[2::2], "<"], [("neg", INFINITY), *tree[1::2], INFINITY]
+    unknowns = [place for place, side in enumerate(sides) if names(side)]
+    if len(unknowns) != 1 or not (sides[unknowns[0]][0] == "name" or is_function(sides[unknowns[0]])):
+        return tree
+    place = unknowns[0]
+    kind = ("[" if signs[place - 1] == "<=" else "(") + ("]" if signs[place] == "<=" else ")")
+    return kind, sides[place - 1], sides[place + 1]
+
+
+def excluded(tree):
+    r"""[2, 3] of x \neq 2, x \neq 3, of x \neq 2, 3 and of \mathbb{R} \setminus \{2, 3\}; else []."""
+    if tree[0] == r"\setminus":
+        holes = tree[2][1:] if tree[2][0] in ("{}", ",") else tree[2:]
+        return list(holes) if tree[1] == REALS else []
+    unknown, holes = None, []
+    for item in tree[1:] if tree[0] == "," else (tree,):
+        if item[0] == "rel" and item[2:3] == ("!=",) and item[1][0] == "name" and unknown in (None, item[1]):
+            unknown = item[1]
+            holes.append(item[3])
+        elif unknown and item[0] not in ("rel", *SEQUENCES):
+            holes.append(item)
+        else:
+            return []
+    return holes
+
+
+def between(holes, work):
+    """The intervals between some numbers, (-oo, 2), (2, oo) of [2]; None where they are no real numbers."""
+    places = []
+    for hole in holes:
+        point = None if names(hole) else next(at_points(work, hole), None)
+        if point is None or MP.im(point[0]):
+            return None
+        places.append((MP.re(point[0]), hole))
+    ends = [("neg", INFINITY), *(hole for _, hole in sorted(places, key=lambda pair: pair[0])), INFINITY]
+    return ",", *(("()", left, right) for left, right in zip(ends, ends[1:]))
 
 
 def same_relation(a, b, work):
     """Relations with the same signs are one side by side, or but for a constant factor, positive in inequalities."""
-    side_by_side = all(same(*pair, work) for pair in zip(a[1::2], b[1::2]))
+    side_by_side = all(same_tree(*pair, work) for pair in zip(a[1::2], b[1::2]))
     if side_by_side or len(a) > 4:
         return side_by_side
+    y = ("name", "y")
+    if a[2] == "=" and ((is_function(a[1]) and b[1] == y) or (a[1] == y and is_function(b[1]))):
+        return same_tree(a[3], b[3], work)
     ratio = ("/", *(("+", left, ("neg", right)) for _, left, _, right in (a, b)))
     first, *others = [ratio for ratio, in at_points(work, ratio)] or [0]
-    return first != 0 and others != [] and all(close(first, other) for other in others) and (
+    return first != 0 and others != [] and all(nearly_equal(first, other) for other in others) and (
         a[2] in ("=", "!=") or MP.re(first) > 0)
 
 
+def is_function(node):
+    """Whether a tree is f(x)."""
+    return node[0] == "*" and len(node) == 3 and node[1][0] == node[2][0] == "name" and node[1][1] in "fgh"
+
+
 def states(relation, equal):
-    """Whether x = 5, 5 = x, 2 + 3 = 5 or a + b = 5 states 5, and x < 2 or 0 < x <= 1 an interval.
-    equal: tells whether a tree is the other answer. The plane x + y = 5 does not state 5."""
-    signs, sides = relation[2::2], relation[1::2]
-    if "=" in signs:
-        rest = [side for side in sides if not equal(side)]
-        return len(rest) < len(sides) and {*signs} == {"="} and all(map(is_label, rest))
-    unknowns = [place for place, side in enumerate(sides) if names(side)]
-    if {*signs} - {"<", "<="} or len(unknowns) != 1 or sides[unknowns[0]][0] != "name":
-        return False
-    signs, ends = ["<", *signs, "<"][unknowns[0]:], [("neg", INFINITY), *sides, INFINITY][unknowns[0]:]
-    return equal((("[" if signs[0] == "<=" else "(") + ("]" if signs[1] == "<=" else ")"), ends[0], ends[2]))
+    """Whether x = 5, 5 = x, 2 + 3 = 5 or a + b = 5 states 5. The plane x + y = 5 does not.
+
+    equal: tells whether a tree is the other answer.
+    """
+    rest = [side for side in relation[1::2] if not equal(side)]
+    return {*relation[2::2]} <= {"=", r"\in"} and len(rest) < len(relation[1::2]) and all(map(is_label, rest))
 
 
 def is_label(node):
@@ -139,9 +306,39 @@ def is_label(node):
     return bool(head) and (node[0] in ("name", "()") or not head & {"x", "y", "z"})
 
 
-def plain(tree):
-    if tree[0] != "matrix":
-        return tree
-    rows = [row[1:] for row in tree[1:]]
-    rows = [row[0] if len(row) == 1 else ("[]" if len(row) == 2 else "()", *row) for row in rows]
-    return ("()", *rows)
+# matrices
+
+def is_matrix(node):
+    return node[0] == "matrix" or node[0] in ("neg", "+", "*", "/") and any(map(is_matrix, node[1:]))
+
+
+def same_matrix(a, b, work):
+    """Cell by cell; a column is a tuple too."""
+    size = max(len(cells(tree, 0) or []) for tree in (a, b))
+    rows, others = (
+        [[item] for item in tree[1:]] if tree[0] in (",", "()", "[]") else cells(tree, size) or [] for tree in (a, b))
+    return [len(row) for row in rows] == [len(row) for row in others] != [] and all(
+        same_tree(*pair, work) for row, other in zip(rows, others) for pair in zip(row, other))
+
+
+def cells(node, size):
+    r"""The cells of a matrix, row by row, with what stands before it inside; None for what is no matrix.
+
+    -2\begin{pmatrix}1\\x\end{pmatrix} has the rows [-2 * 1], [-2 * x]. size: of the identity matrix, if I is one.
+    """
+    kind, *parts = node
+    if kind == "matrix":
+        return [list(row[1:]) for row in parts]
+    if node == ("name", "I") and size:
+        return [[ONE if row == column else ZERO for column in range(size)] for row in range(size)]
+    if kind not in ("neg", "+", "*", "/"):
+        return None
+    grids = [cells(part, size) for part in parts]
+    shapes = [[len(row) for row in grid] for grid in grids if grid]
+    if len(shapes) != (len(parts) if kind == "+" else 1) or any(shape != shapes[0] for shape in shapes):
+        return None
+    rows = []
+    for row, width in enumerate(shapes[0]):
+        rows.append([(kind, *(grid[row][column] if grid else part for grid, part in zip(grids, parts)))
+                     for column in range(width)])
+    return rows

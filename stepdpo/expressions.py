@@ -1,10 +1,10 @@
 r"""Read an answer, LaTeX or plain text, into a tree. Nothing is ever executed.
 
-    python -c "from stepdpo.expressions import read; print(read(r'x = \frac12 \cdot \pi'))"
+    python -c "from stepdpo.expressions import read_answer; print(read_answer(r'x = \frac12 \cdot \pi'))"
 
     text    x = \frac12 \cdot \pi
     tokens  x  =  \frac  12  *  \pi                  one_spelling() and tokenize(): one name for each sign
-    tree    ("rel", x, "=", ("*", ("/", 1, 2), \pi))         parse(); x is short for ("name", "x"), 1 for a "num"
+    tree    ("rel", x, "=", ("*", ("/", 1, 2), \pi))         expression(); x is short for ("name", "x"), 1 for a "num"
 
 The grammar, from what binds loosest to what binds tightest. Two operands side by side are a product.
 
@@ -40,7 +40,7 @@ LIST, RELATION, OVER, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 9)  # how tig
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
 PREFIXES = {*FUNCTIONS, r"\abs", r"\sqrt", r"\frac", r"\binom"}
 LEVELS = {  # of a sign, or of an operand that stands beside another: the x of 2x is BESIDE the 2
-    **dict.fromkeys([",", "&", r"\\"], LIST),
+    "where": 0, **dict.fromkeys([",", r"\cup", "&", r"\\"], LIST),
     **dict.fromkeys(["=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx"], RELATION), r"\over": OVER,
     "+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT, ":": PRODUCT, r"\setminus": PRODUCT, "^": POWER,
     **dict.fromkeys(["[", "{", r"\begin", *NAMES, *PREFIXES], BESIDE), **dict.fromkeys(["(", *FUNCTIONS], CALL)}
@@ -49,13 +49,15 @@ CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
     eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
-ONE, TWO, INFINITY = ("num", Fraction(1), 0), ("num", Fraction(2), 0), ("name", r"\infty")
+ZERO, ONE, TWO = ("num", Fraction(0), 0), ("num", Fraction(1), 0), ("num", Fraction(2), 0)
+INFINITY = ("name", r"\infty")
 REALS = ("()", ("neg", INFINITY), INFINITY)
 
 
-def read(text):
+def read_answer(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     text = one_spelling(text)
     try:
@@ -65,8 +67,8 @@ def read(text):
         for plus, minus in ("+-", "-+") if r"\pm" in text else ("  ",):
             tokens = tokenize(text.replace(r"\pm", plus).replace(r"\mp", minus))
             tree = whole_answer(tokens)
-            trees |= dict.fromkeys(tree[1:] if tree[0] == "," and r"\pm" in text else [tree])
-        return tree if len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three: what holds no \pm is not two
+            trees |= dict.fromkeys(tree[1:] if tree[0] in (",", "{}") and r"\pm" in text else [tree])
+        return tree if r"\pm" not in text or len(trees) == 1 else (",", *trees)  # \pm 1, 5 are three
     except (ValueError, ArithmeticError):
         text = re.sub(r"\.(?!\d)|[\"']", "", text.casefold())
         return "text", " ".join(re.sub(r"\\?[{}]|\\(?=[a-z])|[,;:?](?!\d)|\b(?:the|an?)\b(?= )", " ", text).split())
@@ -80,18 +82,59 @@ def is_prose(text):
 
 
 def whole_answer(tokens):
-    """The tree of all tokens."""
+    """The tree of all tokens, with its condition if it has one."""
     skip_commas(tokens)
-    tree = parse(tokens, 0)
+    tree = expression(tokens, 0)
+    if tokens[-1] == "where":
+        tokens.pop()
+        tree = "where", tree, condition(tokens)
     if tokens != [END]:
         raise ValueError(tokens[-1])
-    return REALS if tree == ("name", "R") else tree
+    return REALS if tree == ("name", "R") else part_conditions(tree)
 
 
-def parse(tokens, depth, above=0):
+def condition(tokens):
+    """What stands behind "for" or "where": for all n >= 1 is a relation, where k is any integer is a text."""
+    words = tokens[:0:-1]
+    if "where" in words:
+        raise ValueError("one value for even n and another for odd n are no single answer")
+    while tokens[-1] == '"all"':
+        tokens.pop()
+    try:
+        tree = expression(tokens, 0)
+        if tokens == [END] and (tree[0] == "rel" or tree[0] == "," and tree[1][0] == "rel"):
+            return tree
+    except (ValueError, ArithmeticError):
+        pass
+    tokens[:] = [END]
+    if not QUANTIFIERS & {*words}:
+        raise ValueError("no condition")
+    return "text", " ".join(words)
+
+
+def part_conditions(tree):
+    r"""2k\pi, k \in Z is 2k\pi where k \in Z; but x > 1, x < 5 are two relations of equal rank."""
+    items = list(tree[1:]) if tree[0] == "," else []
+    conditions = []
+    while len(items) > 1 and is_condition(items[-1], items[:-1]):
+        conditions.insert(0, items.pop())
+    if not conditions:
+        return tree
+    return "where", *(part[0] if len(part) == 1 else (",", *part) for part in (items, conditions))
+
+
+def is_condition(item, earlier):
+    """Whether a relation only says which values the variables of earlier items take."""
+    if item[0] != "rel" or "=" in item[2::2] or any(part[0] == "rel" and "=" not in part[2::2] for part in earlier):
+        return bool(QUANTIFIERS & names(item))
+    variables = names(item[1] if r"\in" in item else item)
+    return bool(variables) and variables <= names(("list", *earlier))
+
+
+def expression(tokens, depth, above=0):
     """The tree of the next tokens, as far as they bind more tightly than `above`. It takes them away.
 
-    Of 2 * x + 1, parse above SUM takes ("*", 2, x) and leaves + 1.
+    Of 2 * x + 1, above SUM, it takes ("*", 2, x) and leaves + 1.
     """
     node = operand(tokens, depth, above)
     while True:
@@ -101,7 +144,7 @@ def parse(tokens, depth, above=0):
             return node
         if level == LIST:
             skip_commas(tokens)
-            if tokens[-1] in (END, ")", "]", "}", r"\}"):
+            if tokens[-1] in (END, "where", ")", "]", "}", r"\}"):
                 return node
         elif level not in (SUM, CALL, BESIDE):  # the sign of a summand belongs to the summand
             tokens.pop()
@@ -117,39 +160,45 @@ def skip_commas(tokens):
 def extend(left, sign, level, tokens, depth):
     """The tree of `left`, a sign, and the operand that comes next."""
     if sign in ("/", "^", ":"):
-        right = parse(tokens, depth, BESIDE)
+        right = expression(tokens, depth, BESIDE)
         if sign == ":" and tokens[-1] == ":":  # 3:2 is a fraction, 3:2:1 a triple
             tokens.pop()
-            return "()", left, right, parse(tokens, depth, BESIDE)
+            return "()", left, right, expression(tokens, depth, BESIDE)
         return sign.replace(":", "/"), left, right
-    right = parse(tokens, depth, level)
+    right = expression(tokens, depth, level)
     if sign == r"\over":
         return "/", left, right
+    if sign == r"\setminus":
+        return sign, REALS if left == ("name", "R") else left, right
+    if sign == r"\cup" and "{}" in (left[0], right[0]):
+        return "{}", *(item for side in (left, right) for item in (side[1:] if side[0] == "{}" else (side,)))
     if level == RELATION:
         return relation(left, sign, right)
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is
     parts = left[1:] if left[0] == kind else (left,)
     last = left if level == CALL else parts[-1]
-    two_numbers = level == BESIDE and last[0] == right[0] == "num" and right[2] is not None  # 5 million is 5 1e6
-    word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
-    if two_numbers or word_first and level in (CALL, BESIDE):
-        raise ValueError("two numbers, or a word before a number")
+    if level in (CALL, BESIDE):
+        two_numbers = level == BESIDE and last[0] == right[0] == "num" and right[2] is not None  # 5 million is 5 1e6
+        word_first = last != ONE and without_units(last) == ONE  # room 5, print(42)
+        if two_numbers or (word_first and (right == ONE or without_units(right) != ONE)):
+            raise ValueError("two numbers, or a word before a number")
     return kind, *parts, right
 
 
 def relation(left, sign, right):
     r"""x > 2 is 2 < x; 0 < x < 1 is one relation; x = \sqrt2 \approx 1.41 says no more than x = \sqrt2."""
     parts = left[1:] if left[0] == "rel" else (left,)
-    if sign == r"\approx" and not names(parts[-1]):
+    if sign == r"\approx" and not names(without_units(parts[-1])):
         return left
-    sign = "=" if sign in (r"\approx", r"\in") else sign
+    sign = "=" if sign == r"\approx" else sign
+    right = REALS if sign == r"\in" and right == ("name", "R") else right
     return ("rel", right, sign.replace(">", "<"), *parts) if sign[0] == ">" else ("rel", *parts, sign, right)
 
 
 def operand(tokens, depth, above):
     """An atom with its sign before it, or with ! and the base behind it."""
     if tokens[-1] in ("+", "-") and depth < MAX_DEPTH:
-        sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, PRODUCT))
+        sign, node = tokens.pop(), expression(tokens, depth + 1, max(above, PRODUCT))
         if sign == "+":
             return node
         return ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
@@ -176,8 +225,8 @@ def atom(tokens, depth):
         return ("{}",)
     if token in PREFIXES:
         return function(token, tokens, depth + 1)
-    if token in CURRENCIES and tokens[-1][0].isdigit():  # $5 million
-        return "*", parse(tokens, depth + 1, CALL), ("name", token)
+    if token in CURRENCIES and (tokens[-1][0].isdigit() or tokens[-1] == r"\frac"):  # $5 million
+        return "*", expression(tokens, depth + 1, CALL), ("name", token)
     if token in POWERS and tokens[-1][0] == '"':
         return "^", atom(tokens, depth + 1), ("num", Fraction(POWERS[token]), 0)
     if token in NO_UNITS or not (token in NAMES or token[0] == '"' or len(token) == 1 and token.isalpha()):
@@ -201,10 +250,10 @@ def brackets(opener, tokens, depth):
     """What stands in brackets: a list, tuple, interval or set, or the one tree in them."""
     skip_commas(tokens)
     rows = opener == tokens[-1] == "["  # [[1, 2], [3, 4]] is a matrix
-    tree = (",",) if tokens[-1] in CLOSERS[opener] else parse(tokens, depth)
+    tree = (",",) if tokens[-1] in CLOSERS[opener] else expression(tokens, depth)
     if tokens[-1] == r"\mid":
         tokens.pop()
-        tree = such_that(tree, parse(tokens, depth))
+        tree = such_that(tree, expression(tokens, depth))
     items, closer = tree[1:] if tree[0] == "," else (tree,), tokens.pop()
     kind = opener[-1] + closer[-1]
     if closer not in CLOSERS[opener] or len(items) < 2 and kind in ("(]", "[)"):
@@ -217,17 +266,16 @@ def brackets(opener, tokens, depth):
 
 
 def such_that(head, condition):
-    r"""\{x \mid x > 2\} is x > 2."""
-    if not names(head) <= names(condition):
-        raise ValueError("no condition on these")
-    return condition
+    r"""\{x \mid x > 2\} is x > 2, and \{2k \mid k \in Z\} is 2k where k \in Z."""
+    head = head[1] if r"\in" in head else head
+    return condition if head[0] in ("name", "()") and names(head) <= names(condition) else ("where", head, condition)
 
 
 def matrix(tokens, depth):
     r"""The rows of a matrix or of a system of equations, up to its \end."""
     rows, row, sign = [], [], None
     while sign != r"\end":
-        row.append(parse(tokens, depth, LIST))
+        row.append(expression(tokens, depth, LIST))
         sign = tokens.pop()
         if sign == r"\\" and tokens[-1] == r"\end":
             sign = tokens.pop()
@@ -249,16 +297,16 @@ def function(name, tokens, depth):
         index = TWO
         if tokens[-1] == "[":
             tokens.pop()
-            index = parse(tokens, depth)
+            index = expression(tokens, depth)
             if tokens.pop() != "]":
                 raise ValueError("no ]")
         return "^", atom(tokens, depth), ("/", ONE, index)
     marks = {}
     while tokens[-1][0] in "^_":
         mark = tokens.pop()
-        marks[mark[0]] = parse(tokens, depth, BESIDE) if mark == "^" else parse(tokenize(mark[1:]), depth)
+        marks[mark[0]] = expression(tokens, depth, BESIDE) if mark == "^" else expression(tokenize(mark[1:]), depth)
     base, exponent = marks.get("_"), marks.get("^")
-    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, CALL)
+    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else expression(tokens, depth, CALL)
     if exponent == ("num", -1, 0):
         return r"\arc" + name[1:], node
     node = ("/", (name, node), (name, base)) if base else (name, node)

@@ -1,14 +1,31 @@
-"""The domain. Replace this file to leave mathematics.
+"""The domain: what is asked, how an answer begins, what a gold answer is, when an answer is right.
 
-It says what is asked for behind a problem, how an answer begins, and when an answer is right.
+Replace this file to leave mathematics; nothing else knows what an answer looks like. Both a gold answer and a
+prediction may be any JSON value. A gold answer comes here as the row has it.
 """
-from stepdpo.answers import extract_answer, same_answer
+from stepdpo import answers
 
 PREFIX = "Let's think step by step.\nStep 1:"  # what the paper's answers are asked to continue
-INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."  # behind each problem
+
+
+def check_gold(answer):
+    """ValueError, with the reason, for what cannot be a gold answer."""
+    if not answers.gold_text(answer).strip():
+        raise ValueError("which is empty")
+
+
+def extract_answer(completion):
+    """The final answer of a completion, or None where it gives none."""
+    return answers.extract_answer(completion)
+
+
+def same_answer(prediction, gold, problem=None):
+    """Whether a prediction equals a gold answer, or another prediction. `problem` may say what the letters mean."""
+    return answers.same_answer(prediction, answers.gold_text(gold), problem)
 
 
 def is_right(row, completion):
     """Whether the final answer of a completion is the row's gold answer."""
-    final = extract_answer(completion)
-    return final is not None and same_answer(final, row["answer"], row["prompt"])
+    prediction = extract_answer(completion)
+    return prediction is not None and same_answer(prediction, row["answer"], row["prompt"])

@@ -8,6 +8,7 @@ requests each seed made. GET /asked: the bodies of the requests, the last hundre
 """
 import argparse
 import json
+import os
 import random
 import socket
 import struct
@@ -114,9 +115,12 @@ class Handler(BaseHTTPRequestHandler):
             self.seeds[str(asked.get("seed"))] += 1
             fault = self.draws.choice(self.options.faults) if self.draws.random() < self.options.rate else None
             self.asked.append(asked)
+            number = self.seeds.total()
         body = self.reply(asked, "chat" in self.path, fault)
         refused = self.refusal(asked)
         time.sleep(self.options.delay)
+        while self.options.permits and os.path.getsize(self.options.permits) < number:
+            time.sleep(0.01)
         if refused:
             self.send(refused[0], json.dumps(refused[1]).encode())
         elif fault == "quota":
@@ -152,11 +156,13 @@ def main():
     parser.add_argument("--rate", type=float, default=0, help="of requests that fail")
     parser.add_argument("--faults", type=lambda names: names.split(","), default=FAULTS, help="joined by commas")
     parser.add_argument("--delay", type=float, default=0, help="seconds before each answer")
+    parser.add_argument("--permits", metavar="FILE", help="as many requests are answered as this file has bytes; it may "
+                                                          "grow, so that a test knows how far a run can be")
     parser.add_argument("--model", help="name that replies give (default: the one asked for)")
     parser.add_argument("--text", type=lambda parts: "".join(part * times for part, times in json.loads(parts)),
                         help="JSON [[part, times], ...]: what every reply says")
     names = {"type": lambda names: names.split(","), "default": []}
-    parser.add_argument("--refuse", **names, help="parameters refused as the OpenAI API does, joined by commas")
+    parser.add_argument("--refuse", **names, help="parameters refused as the OpenAI API does")
     parser.add_argument("--strict", action="store_true", help="422 for what OpenAI has not, as transformers serve does")
     parser.add_argument("--schema", action="store_true", help="the same as FastAPI says it, one name at a time")
     parser.add_argument("--one-of", type=lambda names: set(names.split(",")), help="parameters not taken together")

@@ -1,5 +1,4 @@
 """evaluate, collect, locate, correct as whole programs. Run alone: pytest tests/test_stages.py"""
-import ast
 import json
 import math
 import os
@@ -10,10 +9,9 @@ import time
 import urllib.request
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines
+from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines, wait_for_rows
 
 import evaluate
-from stepdpo.intervals import mean_interval, wilson
 from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
@@ -21,18 +19,6 @@ ASK = ["--temperature", "1", "--max-tokens", "60"]
 
 
 # ------------------------------------------------------------------------------------------- the command line
-
-@pytest.mark.parametrize("script", [*STAGES, "train.py"])
-def test_help_is_whole_and_loads_nothing_heavy(script):
-    look = ("import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "except SystemExit: print([name for name in ('torch', 'transformers', 'openai') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", look, script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--out" in done.stdout and done.stdout.splitlines()[-1] == "[]"
-    for call in ast.walk(ast.parse((ROOT / script).read_text())):
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
-            assert any(keyword.arg == "help" for keyword in call.keywords), ast.unparse(call)
-
 
 BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", [], [PROBLEMS[0]], 2, "no --model"),
@@ -50,7 +36,8 @@ BAD = [  # script, flags, rows, exit code, what stderr says
     ("collect.py", ["--max-tokens", 1 << 40], [PROBLEMS[0]], 2, "--max-tokens 1099511627776: must be from 1 to"),
     ("locate.py", ["--judge", "equations"], [PROBLEMS[0]], 1, "stdin:1: no 'completion'; run collect.py first"),
     ("correct.py", [], [PROBLEMS[0]], 1, "no 'initial_reason_steps'; run locate.py first"),
-    ("collect.py", [], [], 1, "stdin: no rows"),
+    ("collect.py", ["/dev/null"], [], 1, "/dev/null: no rows"),
+    ("collect.py", [], [{**PROBLEMS[0], "answer": " "}], 1, "stdin:1: 'answer' is \" \", which is empty"),
 ]
 
 
@@ -59,6 +46,14 @@ def test_bad_input_is_one_line(run, script, flags, rows, code, said):
     done = run(script, *flags, rows=rows, code=code)
     assert said in done.err and len(done.err.splitlines()) <= 2  # the error and perhaps a tally
     assert not done.rows
+
+
+def test_a_pipe_whose_upstream_kept_nothing_is_no_mistake(run):
+    """Zero rows through a pipe are zero rows; a file without rows is one that was meant to have some."""
+    for script, flags in (("evaluate.py", []), ("collect.py", []), ("locate.py", ["--judge", "equations"]),
+                          ("correct.py", ["--out", "pairs.jsonl"])):
+        done = run(script, *flags)
+        assert done.err == f"{script}: 0 in, 0 kept, 0 dropped\n" and done.stdout == b""
 
 
 def test_rows_before_a_bad_line_are_not_lost(run):
@@ -84,16 +79,20 @@ def test_regrading_asks_nobody(run):
 
 def test_several_samples_are_clustered_by_problem(run):
     done = run("evaluate.py", rows=answers([1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]))
-    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625) / 2 / 3)
+    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625 + 4 * 0.25) / 7 / 7)  # four problems are added
     assert f" 50.0 % [{100 * (0.5 - half):.1f}, {100 * (0.5 + half):.1f}]" in done.err
     assert "pass@4" in done.err and "100.0 % [43.8, 100.0]" in done.err  # each is solved once
     assert "majority@4" in done.err and " 66.7 % [20.8, 93.9]" in done.err
 
 
 def test_majority_joins_equal_answers():
-    assert evaluate.majority_right([("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True)])
-    assert mean_interval([0.5]) == wilson(0.5, 1)  # one problem, whose samples differ
-    assert not evaluate.majority_right([(None, False), (None, False), ("2", False), ("1", True)])
+    def majority(*answers):
+        return evaluate.majority_right([{"pred": pred, "correct": correct} for pred, correct in answers])
+
+    assert majority(("1/2", True), ("3", False), ("0.5", True), ("3", False), ("\\frac12", True))
+    assert not majority((None, False), (None, False), ("2", False), ("1", True)), "the earlier one wins a tie"
+    assert majority((None, False), (None, False), ("1", True)), "no answer has no vote"
+    assert not majority((None, False))
 
 
 def test_compare_is_paired(run, tmp_path):
@@ -101,7 +100,7 @@ def test_compare_is_paired(run, tmp_path):
     after = answers(*[[i % 2 or i < 10] for i in range(40)])
     run("evaluate.py", "--out", "before.jsonl", rows=before)
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after)
-    assert "difference +12.5 points [+2.5, +22.5] over 40 common problems" in done.err
+    assert "difference +12.5 points [+0.1, +23.7] over 40 common problems" in done.err
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after[:30])
     assert "over 30 common problems (10 in one file only)" in done.err
 
@@ -181,7 +180,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
@@ -202,7 +201,7 @@ HOSTILE = ["lone \ud800 surrogate \udfff", "line\u2028break\u2029s\x85", "NUL \x
 @pytest.mark.parametrize("script", STAGES)
 def test_hostile_text_is_data(script, run, faulty, tiny_model):
     """In every place of a row, and in a server's replies: all is accounted for, each row is one valid line."""
-    rows = [{"id": f"{i}{text[:20]}", "prompt": f"2 + 2? {text}", "answer": text, "solution": text,
+    rows = [{"id": f"{i}{text[:20]}", "prompt": f"2 + 2? {text}", "answer": text or "1", "solution": text,
              "initial_reason_steps": f"Step 1: {text}\nStep 2:", "rejected": text, "full_rejected": text,
              "completion": f"{text}\nStep 1: {text}\nStep 2: 1 + 1 = 3\nThe answer is: {text}"}
             for i, text in enumerate(HOSTILE)]
@@ -223,35 +222,39 @@ def test_hostile_text_is_data(script, run, faulty, tiny_model):
 
 # ------------------------------------------------------------------------------------- pipes and interruptions
 
-def wait_for_rows(path, n):
-    while not path.exists() or path.read_bytes().count(b"\n") < n:
-        time.sleep(0.02)
+def wait_for_words(process, words):
+    said = ""
+    while words not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line if isinstance(line, str) else line.decode()
 
 
 def test_interrupt_finishes_what_is_in_flight(faulty, tiny_model, tmp_path):
     """Once it finishes, twice it quits; either way --resume ends with every row."""
     (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))
-    rows = tmp_path / "rows.jsonl"
+    rows, permits = tmp_path / "rows.jsonl", tmp_path / "permits"
+    permits.write_bytes(b"." * 20)
+    url = faulty("--permits", permits)
 
     def collect(url, *flags):
         return start("collect.py", *served(tiny_model, url, "--keep", "all", "--samples", 5, "--concurrency", 4),
                      "--out", rows, "problems.jsonl", *flags, cwd=tmp_path, stdout=subprocess.DEVNULL,
                      stderr=subprocess.PIPE, text=True)
 
-    process = collect(faulty("--delay", 0.2))
-    wait_for_rows(rows, 1)
+    process = collect(url)
+    wait_for_rows(rows, 20)  # and four are in flight
     process.send_signal(signal.SIGINT)
+    wait_for_words(process, "finishing what is in flight")
+    permits.write_bytes(b"." * 1000)
     err = process.communicate(timeout=60)[1]
-    done = rows.read_text().count("\n")
-    assert process.returncode == 130 and "finishing what is in flight" in err and "Traceback" not in err
-    assert 4 < done < 180 and f"collect.py: {done} in, {done} kept" in err
-    url = faulty("--rate", 0.1, "--faults", "hang")
+    assert process.returncode == 130 and "Traceback" not in err
+    assert rows.read_text().count("\n") == 24 and "collect.py: 24 in, 24 kept" in err
+    permits.write_bytes(b"." * 30)
     process = collect(url, "--resume")
-    wait_for_rows(rows, done + 20)
+    wait_for_rows(rows, 30)
     process.send_signal(signal.SIGINT)
-    while "finishing" not in process.stderr.readline():
-        pass
-    time.sleep(0.5)
+    wait_for_words(process, "finishing what is in flight")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -273,25 +276,24 @@ def test_a_closed_pipe_is_quiet(faulty, tiny_model, tmp_path):
 
 
 def test_a_slow_reader_does_not_hold_up_the_replies(faulty, tiny_model, tmp_path):
-    """While the pipe is full requests go on being answered: none is late and asked for again."""
+    """While the pipe is full, the replies to requests in flight are taken: none is late and asked for again."""
     rows = [{**row, "prompt": row["prompt"] + " " * 9000} for row in PROBLEMS]  # a pipe holds 64 KiB
     (tmp_path / "problems.jsonl").write_text(to_lines(rows))
-    url = faulty("--delay", 0.5)
-    process = start("collect.py", *served(tiny_model, url, "--keep", "all", "--timeout", 3, "--concurrency", 24),
+    url = faulty()
+    process = start("collect.py", *served(tiny_model, url, "--keep", "all", "--concurrency", 24), "--out", "rows",
                     "problems.jsonl", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    lines = [process.stdout.readline()]
-    time.sleep(6)
+    wait_for_rows(tmp_path / "rows", 24)  # written before they are sent, and nobody reads the pipe
     out, err = process.communicate(timeout=60)
-    lines += out.splitlines()
     made = json.load(urllib.request.urlopen(url))
-    assert process.returncode == 0 and len(lines) == sum(made.values()) == 72, err
+    assert process.returncode == 0 and len(out.splitlines()) == sum(made.values()) == 72, err
 
 
-def pipe_of_stages(tokenizer, url, folder, *flags):
+def pipe_of_stages(tokenizer, url, judge_url, folder, *flags):
     """collect | locate | correct, each with a file of its own: c, l, k."""
     stages, ask = [], served(tokenizer, url, "--concurrency", 4)
     for script, own in (("collect.py", [*ask, "problems.jsonl", "--out", "c"]),
-                        ("locate.py", ["--judge", "served", "--judge-url", url, "--concurrency", 4, "--out", "l"]),
+                        ("locate.py", ["--judge", "served", "--judge-url", judge_url, "--out", "l",
+                                       "--concurrency", 4]),
                         ("correct.py", [*ask, "--samples", 4, "--out", "k"])):
         stdin = stages[-1].stdout if stages else subprocess.DEVNULL
         stages.append(start(script, *own, *flags, cwd=folder, stdin=stdin, stdout=subprocess.PIPE,
@@ -304,7 +306,9 @@ def pipe_of_stages(tokenizer, url, folder, *flags):
 def test_a_pipe_that_is_killed_and_interrupted_goes_on(faulty, tiny_model, tmp_path):
     """The middle one is killed; resumed, all three get a Ctrl-C; resumed, nothing is missing."""
     (tmp_path / "problems.jsonl").write_text(to_lines([{**row, "answer": "1"} for row in PROBLEMS]))
-    url = faulty("--delay", 0.05)
+    permits = tmp_path / "permits"  # so that the judge is in the middle of its work, however busy the machine is
+    permits.write_bytes(b"." * 5)
+    url, judge_url = faulty(), faulty("--permits", permits)
 
     def ends(stages):
         stages[-1].stdout.read()
@@ -312,23 +316,27 @@ def test_a_pipe_that_is_killed_and_interrupted_goes_on(faulty, tiny_model, tmp_p
         assert "Traceback" not in "".join(said), said
         return [stage.wait(100) for stage in stages], said
 
-    stages = pipe_of_stages(tiny_model, url, tmp_path)
-    wait_for_rows(tmp_path / "l", 3)
+    stages = pipe_of_stages(tiny_model, url, judge_url, tmp_path)
+    wait_for_rows(tmp_path / "l", 5)
     stages[1].kill()
     codes, said = ends(stages)
-    assert codes[0] in (0, 141) and codes[1:] == [-signal.SIGKILL, 0], said
-    before = (tmp_path / "l").read_text().count("\n")
-    stages = pipe_of_stages(tiny_model, url, tmp_path, "--resume")
-    wait_for_rows(tmp_path / "l", before + 3)
+    assert codes[0] in (0, 141) and codes[1:] == [-signal.SIGKILL, 0], said  # correct's input may have been empty
+    before = (tmp_path / "k.done").read_bytes().count(b"\n")
+    permits.write_bytes(b"." * 15)  # four of them are for requests of the one that was killed
+    stages = pipe_of_stages(tiny_model, url, judge_url, tmp_path, "--resume")
+    wait_for_rows(tmp_path / "l", 10)
+    wait_for_rows(tmp_path / "k.done", before + 1)
     for stage in stages:
         stage.send_signal(signal.SIGINT)
+    wait_for_words(stages[1], "finishing what is in flight")
+    permits.write_bytes(b"." * 1000)
     codes, said = ends(stages)
-    assert all(code in (0, 130, 141) for code in codes) and 130 in codes, (codes, said)
-    codes, said = ends(pipe_of_stages(tiny_model, url, tmp_path, "--resume"))
+    assert codes[0] in (0, 130, 141) and codes[1] in (130, 141) and codes[2] in (0, 130), (codes, said)
+    codes, said = ends(pipe_of_stages(tiny_model, url, judge_url, tmp_path, "--resume"))
     assert codes == [0, 0, 0], said
     came = [int(text.split(" in, ")[0].split()[-1]) for text in said]
     kept = [(tmp_path / name).read_text().count("\n") for name in "cl"]
-    assert came == [72, *kept] and kept[1] > before, (came, kept)
+    assert came == [72, *kept] and kept[1] > 10, (came, kept)
 
 
 def test_resume_feeds_the_pipe_again(tmp_path):

@@ -1,21 +1,13 @@
-"""Prompts, steps and records. Run alone: pytest tests/test_steps.py"""
-import asyncio
+"""Prompts and steps. Run alone: pytest tests/test_steps.py"""
 import json
-import os
-import re
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT, SHARED, make_model, needs_shared
+from conftest import SHARED, make_model, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepdpo import prompts
-from stepdpo.command import UserError
-from stepdpo.journal import Output
 from stepdpo.prompts import encode_step, render_prompt
-from stepdpo.rows import format_row, read_rows
 from stepdpo.steps import cut_step, find_steps, hides_steps, split_steps, strip_header
 from stepdpo.task import PREFIX
 
@@ -175,153 +167,3 @@ def test_no_token_is_cut_at_the_joint(tiny_model):
         assert ids == prompts.encode(tokenizer, context + step)
         assert len(tokenizer.decode(ids[:n])) <= len(context)
         assert n == len(ids) or len(tokenizer.decode(ids[:n + 1])) > len(context)
-
-
-BAD_LINES = {
-    b'{"prompt": "p", "answer": "1"\n': "in.jsonl:1: not JSON", b"[1]\n": "in.jsonl:1: a list, not a JSON object",
-    b'{"answer": "1"}\n': "in.jsonl:1: no 'prompt'", b'{"prompt": 3, "answer": "1"}\n': "'prompt' is 3, not a string",
-    b'{"prompt": "p"}\n': "no 'answer'", b"": "no rows", b"\n\n": "no rows", b"\xff\xfe\x00": "not JSON",
-    b'{"prompt": "p", "answer": ["1", "2"]}\n': "'answer' is", b"[" * 100_000: "not JSON",
-    b'{"prompt": "p", "answer": "1", "x": NaN}': "not JSON (NaN is no finite number)",
-    b'{"prompt": "p", "answer": -1e999}': "not JSON (-1e999 is no finite number)",
-    b"1" * 10_000 + b"\n": "not JSON", b'{"prompt": "p", "answer": null}': "'answer' is null, not a string",
-    b'{"prompt": "p", "answer": "1", "x": ' + b"[" * 500 + b"]" * 500 + b"}": "nested more than 100 deep",
-}
-
-
-@pytest.mark.parametrize("data", BAD_LINES, ids=lambda data: repr(data[:20]))
-def test_bad_lines_name_place_and_fact(tmp_path, data, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.jsonl").write_bytes(data)
-    with pytest.raises(UserError, match=re.escape(BAD_LINES[data])):
-        list(read_rows("in.jsonl", ("prompt", "answer")))
-
-
-def test_rows_are_made_uniform_at_the_edge(tmp_path):
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"answer": ["7"]}\n\n{"id": 5, "answer": 3}\n'
-                     b'{"answer": "x\xe2\x80\xa8y", "id": "a"}\n{"id": null, "answer": "1"}')
-    rows = list(read_rows(str(path), ("answer",)))
-    assert [(row["id"], row["answer"]) for row in rows] == [("1", "7"), ("5", "3"), ("a", "x\u2028y"), ("5", "1")]
-
-
-def test_any_text_makes_one_valid_line():
-    row = {"a": "\ud800 \u2028\u2029\x85 \x00 \n\r \U0001f600 é"}
-    line = format_row(row)
-    assert json.loads(line) == row and line.count(b"\n") == 1 and len(line.decode().splitlines()) == 1
-
-
-def units(n):
-    return [{"id": str(i), "text": "x" * (i % 7)} for i in range(n)]
-
-
-def test_output_is_taken_up_after_any_cut(tmp_path):
-    """Whatever a kill leaves of the three files, what is taken up is a whole beginning of the run."""
-    def write(path, todo, resume=False):
-        output = Output("stage", str(path), resume=resume, settings={"seed": 1})
-        for unit in todo:
-            if hash(unit["id"]) not in output.earlier:
-                lost = int(unit["id"]) % 3 == 0
-                output.write(unit["id"], [{**unit, "drop": "why"}] if lost else [unit, {**unit, "twin": 1}])
-        for file in (output.out, output.dropped, output.journal):
-            os.close(file)
-        return output.tally()
-
-    tally = write(tmp_path / "whole", units(20))
-    assert tally == "stage: 20 in, 13 kept, 7 dropped (why 7); 26 rows written"
-    whole = {end: (tmp_path / f"whole{end}").read_bytes() for end in ("", ".dropped.jsonl", ".done")}
-    for end in whole:
-        for cut in range(0, len(whole[end]), 37):
-            path = tmp_path / f"cut{end}-{cut}"
-            for other, data in whole.items():
-                (tmp_path / f"{path}{other}").write_bytes(data[:cut] if other == end else data)
-            if end == ".done" and cut < whole[end].index(b"\n"):
-                with pytest.raises(UserError, match="no journal"):
-                    write(path, units(20), resume=True)
-                continue
-            if cut == 0:  # no kill loses a whole file: it was removed, or --dropped names another
-                with pytest.raises(UserError, match="is missing or empty, and the journal .* knows rows in it"):
-                    write(path, units(20), resume=True)
-                assert all((tmp_path / f"{path}{other}").read_bytes() == whole[other] for other in whole.keys() - {end})
-                continue
-            assert write(path, units(20), resume=True) == tally
-            for other, data in whole.items():
-                assert (tmp_path / f"{path}{other}").read_bytes() == data
-
-
-def test_output_refuses_what_would_do_damage(tmp_path):
-    path = str(tmp_path / "rows.jsonl")
-    Output("stage", path, settings={"seed": 1}).write("a", [{"id": "a"}])
-    with pytest.raises(UserError, match="exists; go on with --resume"):
-        Output("stage", path)
-    with pytest.raises(UserError, match="another process is writing it"):
-        Output("stage", path, resume=True, settings={"seed": 1})
-    other = "import sys; from stepdpo.journal import Output; Output('stage', sys.argv[1], resume=True, settings={'seed': 2})"
-    done = subprocess.run([sys.executable, "-c", other, path + "2"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    done = subprocess.run([sys.executable, "-c", other.replace("2}", "3}"), path + "2"], cwd=ROOT, capture_output=True,
-                          text=True)
-    assert "made with another --seed; resume with the same settings" in done.stderr
-    with pytest.raises(UserError, match="--resume needs --out FILE"):
-        Output("stage", resume=True)
-    with pytest.raises(UserError, match="no/folder: no such folder; make it"):
-        Output("stage", str(tmp_path / "no" / "folder" / "rows"))
-    kept = Output("stage", dropped=str(tmp_path / "dropped"))  # a pipe's dropped rows have a lock, too
-    with pytest.raises(UserError, match="another process is writing it"):
-        Output("stage", dropped=str(tmp_path / "dropped"))
-    kept.write("a", [{"id": "a", "drop": "all are"}])
-    with pytest.raises(UserError, match="dropped: exists"):  # though no row was kept
-        Output("stage", dropped=str(tmp_path / "dropped"))
-
-
-def test_output_that_was_edited_is_refused(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    output = Output("stage", str(path))
-    for unit in units(5):
-        output.write(unit["id"], [{**unit, "text": "x" * int(unit["id"])}])
-    for file in (output.out, output.dropped, output.journal):
-        os.close(file)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:1] + lines[2:]))
-    with pytest.raises(UserError, match="rows.jsonl: was edited since its journal"):
-        Output("stage", str(path), resume=True)
-    assert path.read_bytes() == b"".join(lines[:1] + lines[2:])
-
-
-def test_dropped_rows_may_be_thrown_away(tmp_path):
-    for todo in (["a"], ["a", "b"]):
-        output = Output("stage", str(tmp_path / "rows"), "/dev/null", resume=len(todo) > 1)
-        for unit in todo:
-            if hash(unit) not in output.earlier:
-                output.write(unit, [{"id": unit, "drop": "why"}])
-        for file in (output.out, output.dropped, output.journal):
-            os.close(file)
-        assert output.tally() == f"stage: {len(todo)} in, 0 kept, {len(todo)} dropped (why {len(todo)})"
-
-
-@pytest.mark.parametrize("which", ["out", "dropped", "journal"])
-def test_a_unit_that_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch, which):
-    """The disk is full in the middle of a line; what other tasks then still write must not stand behind half a line."""
-    output = Output("stage", str(tmp_path / "rows"))
-    output.write("a", [{"id": "a"}])
-    write, full = os.write, getattr(output, which)
-
-    def half(file, data):
-        if file == full:
-            if len(data) < 10:
-                raise OSError(28, "No space left on device")
-            data = data[:-5]
-        return write(file, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", half)
-        with pytest.raises(UserError, match="rows: No space left on device; what is there is kept"):
-            output.write("b", [{"id": "b", "text": "long enough"} | ({"drop": "why"} if which == "dropped" else {})])
-        if which == "journal":
-            with pytest.raises(UserError, match="No space left"):
-                asyncio.run(output.once("c", 1, lambda: asyncio.sleep(0, ["a reply"])))
-    output.write("d", [{"id": "d"}])
-    for file in (output.out, output.dropped, output.journal):
-        os.close(file)
-    again = Output("stage", str(tmp_path / "rows"), resume=True)
-    assert again.earlier == {hash("a"), hash("d")} and (tmp_path / "rows").read_text() == '{"id": "a"}\n{"id": "d"}\n'
