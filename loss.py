@@ -158,7 +158,23 @@ OBJECTIVES = {  # the names that --loss takes
 }
 
 
-# ------------------------------------------------------------------------------------- log-probs of tokens
+# ------------------------------------------------------------------------------------- readings of tokens
+
+def read_tokens(hidden, weight, targets, bias=None, softcap=None):
+    """(N, K) what is read off the model at each scored token, a column a reading. Here it is the log-prob alone.
+
+    Arguments: of `token_logps`. To watch something else of a token, add a column here, a field to Batch, and to
+    `with_readings` which is which.
+    """
+    return torch.stack([
+        token_logps(hidden, weight, targets, bias, softcap),
+    ], dim=1)
+
+
+def with_readings(batch: Batch, readings: Tensor) -> Batch:
+    """The Batch with the columns of `read_tokens`, (N, K), in its fields."""
+    return batch._replace(policy=readings[:, 0])
+
 
 def token_logps(hidden, weight, targets, bias=None, softcap=None):
     """log softmax(hidden @ weight.T + bias)[n, targets[n]], fused so that no (N, V) tensor ever exists.

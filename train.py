@@ -15,7 +15,6 @@ of processes, one included. The reference policy is asked once, before the first
 To change what is minimised, see OBJECTIVES in loss.py; the rows, `row_texts`; what is trained, how, and what comes out,
 the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics go, `open_log` in stepdpo/metrics.py.
 """
-import argparse
 import functools
 import math
 import os
@@ -35,7 +34,7 @@ from stepdpo.checkpoint import (
     trained,
     write_run,
 )
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.examples import (
     Text,
     count_tokens,
@@ -53,10 +52,13 @@ from stepdpo.reference import add_references
 from stepdpo.rows import format_row
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
               "lower --lr or look at these rows")
@@ -182,6 +184,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     it.
     """
     import torch
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
@@ -191,8 +195,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():
@@ -339,10 +343,10 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_numbers(args)

@@ -57,7 +57,7 @@ def run_trie(scorer, sequences, device):
     """Log-probs by the trie. Unserved where our attention did not run once for each layer."""
     placed = place_trie(build_trie(sequences), device)
     try:
-        logps = scorer(placed)
+        logps = scorer(placed)[:, 0]
     except (TypeError, ValueError) as error:  # a forward pass with other arguments; attention of another kind
         raise Unserved(f"takes no trie ({first_line(error)})") from error
     layers = scorer.config.get_text_config().num_hidden_layers

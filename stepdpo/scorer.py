@@ -1,7 +1,7 @@
-"""A causal model whose forward pass gives log-probs of asked tokens instead of logits.
+"""A causal model whose forward pass gives readings of asked tokens, such as log-probs, instead of logits.
 
     scorer = Scorer(model)                                   # model: as transformers builds it
-    logps = scorer(placed)                                   # (M,) of the targets of a placed trie's sequences
+    readings = scorer(placed)                                # (M, K) at the targets of a placed trie's sequences
 
 The model's own forward pass runs whole, so that whatever it does around its layers is done here too. Two things are
 exchanged: its output head, for one that never makes a (slots, vocabulary) tensor; and its attention, where a trie of
@@ -12,11 +12,13 @@ import math
 
 import torch
 
-from loss import token_logps
+from loss import read_tokens
 
 
 class FusedHead(torch.nn.Linear):
-    """Stands in for a linear output head: same weights, same name. Asked nothing it gives logits, as the head did.
+    """Stands in for a linear output head: same weights, same name, but it answers with readings of asked tokens.
+
+    Asked nothing it gives logits, as the head did.
 
     Models do something to their logits: they scale them, or cap them as cap·tanh(logits / cap). learn_logits of
     paths.py finds out what.
@@ -27,7 +29,7 @@ class FusedHead(torch.nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.cap = 1.0, None
         self.asked = None   # (slots, targets) of the forward pass that is under way
-        self.answer = None  # (1, N, 1) log-probs
+        self.answer = None  # (1, N, K) readings, see read_tokens of loss.py
         self.echo = None    # (1, 1, V) logits to give instead, see learn_logits
 
     def forward(self, hidden):
@@ -40,8 +42,8 @@ class FusedHead(torch.nn.Linear):
         hidden, bias = hidden[0, slots], self.bias
         if self.scale != 1:
             hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
-        logps = token_logps(hidden, self.weight, targets, bias, self.cap)
-        self.answer = logps[None, :, None].clone()  # no view: FSDP hangs a hook on what is returned
+        readings = read_tokens(hidden, self.weight, targets, bias, self.cap)
+        self.answer = readings[None].clone()  # no view: FSDP hangs a hook on what is returned
         return self.answer
 
 
@@ -76,9 +78,9 @@ class Scorer(torch.nn.Module):
         self.model.set_attn_implementation("stepdpo" if by_trie else self.own_attention)
 
     def forward(self, placed, as_logits=False):
-        """placed: a PlacedTrie. Returns the log-probs (M,) of its sequences' targets, in float32.
+        """placed: a PlacedTrie. Returns the readings (M, K) at its sequences' targets, in float32.
 
-        as_logits: what the model itself returns, (1, slots, V).
+        Where the head is not fused there is one reading, the log-prob. as_logits: what the model itself returns, (1, slots, V).
         """
         forget_lengths(self.ropes)
         how = {}
@@ -88,14 +90,14 @@ class Scorer(torch.nn.Module):
             self.head.asked = (placed.reads, placed.targets)
             try:
                 self.model(input_ids=placed.ids[None], **how)
-                return self.head.answer[0, placed.picks, 0]
+                return self.head.answer[0, placed.picks]
             finally:
                 self.head.asked = self.head.answer = None
         logits = self.model(input_ids=placed.ids[None], **how).logits
         if as_logits:
             return logits
         logps = logits[0, placed.reads].float().log_softmax(-1)
-        return logps.gather(1, placed.targets[:, None])[placed.picks, 0]
+        return logps.gather(1, placed.targets[:, None])[placed.picks]
 
     def shares_weights(self, module):
         return any(id(weight) in self.shared for weight in module.parameters())

@@ -77,17 +77,17 @@ def build_trie(sequences, whole=False) -> Trie:
 
 # ---------------------------------------------------------------------------------------------- forward
 
-def sequence_logps(model, sequences, device):
-    """Log-probs of the targets of [(token ids, index of the first target)], differentiable in the model's weights.
+def sequence_readings(model, sequences, device):
+    """Readings at the targets of [(token ids, index of the first target)], differentiable in the model's weights.
 
-    model: of scorer.py. Returns (logps (M,) in float32, one sequence after another in the order given and each
-    sequence's targets in order; how many tokens were computed).
+    model: of scorer.py. Returns (readings (M, K) in float32, one sequence after another in the order given and each
+    sequence's targets in order; how many tokens were computed). Columns: of read_tokens, loss.py; log-probs first.
     """
     import torch
 
     from stepdpo.attention import place_trie
     passes = split_passes(sequences, model.alone_above)
-    logps, slots, nothing = [None] * len(sequences), 0, 0
+    readings, slots, nothing = [None] * len(sequences), 0, 0
     for turn in range(count_passes(model, len(passes), device)):
         numbers = passes[turn] if turn < len(passes) else passes[0]
         chosen = [sequences[number] for number in numbers]
@@ -99,8 +99,8 @@ def sequence_logps(model, sequences, device):
         slots += len(trie.ids)
         lengths = [len(ids) - start for ids, start in chosen]
         for number, part in zip(numbers, answer.split(lengths)):
-            logps[number] = part
-    return torch.cat(logps) + nothing, slots
+            readings[number] = part
+    return torch.cat(readings) + nothing, slots
 
 
 def split_passes(sequences, alone_above):
@@ -123,6 +123,12 @@ def count_passes(model, own, device):
     most = torch.tensor(own, device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return most.item()
+
+
+def sequence_logps(model, sequences, device):
+    """`sequence_readings`, of which the log-probs alone: (logps (M,), how many tokens were computed)."""
+    readings, slots = sequence_readings(model, sequences, device)
+    return readings[:, 0], slots
 
 
 def kept_bytes(model, trie):
