@@ -39,7 +39,8 @@ BREAK = re.compile(r"""(?ix)  # between two boxes that are no list: the later on
     | \b(?: so|thus|hence|then|therefore|because|since|which|that\ is|i\.?e|means|makes?|giv\w+|equivalent\w*|simplif\w+
     | no|not|wait|but|rather|instead|actually|correct\w*|chang\w+|check\w*|step|answer|final\w*|total|sum )\b""")
 STATED = re.compile(r"""(?ix) <answer> | \#\#\#\#
-    | \b(?:answer|choice|(?:correct|right|best)\ option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*      # the answer to part (b)
+    | \b(?:answer|choice|(?:correct|right|best)\ option)\b                                  # the answer
+      (?: [ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}? )? [\s*_]*                               # to part (b)
       (?: \b(?:is|was|equals|(?:would|should|must)\ be)\b [ \t]*:? | [:=] | \n ) [\s*_]*     # is:
       (?: \b(?:option|choice|therefore|thus|clearly|definitely|for\ sure)\b )?""")
 PICKED = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | choose|pick|select|go\ with|going\ with )\s+
@@ -91,17 +92,20 @@ def boxed_answers(text):
     if not boxes:
         return []
     place, _, content = boxes.pop()
-    answers, first = [content], place
+    answers, trees, first, work = [content], [read_answer(content)], place, [MAX_WORK]
     for start, end, content in reversed(boxes):
         if start < first < end:
             continue  # the other box is in this one
-        between_boxes = text[end:first]
-        if len(between_boxes) > 80 or BREAK.search(between_boxes):
+        joint = text[end:first]
+        if len(joint) > 80 or BREAK.search(joint):
             break
-        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", between_boxes)  # x = 3 and y = 3 are two
-        if labelled or not any(same_answer(content, answer) for answer in answers):
+        first, tree = start, read_answer(content)
+        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", joint)  # x = 3 and y = 3 are two
+        with LOCK:
+            restated = not labelled and any(same_tree(tree, other, work) for other in trees)
+        if not restated:
             answers.insert(0, content)
-        first = start
+            trees.append(tree)
     return [Mark(place, ", ".join(answers), True)]
 
 

@@ -48,7 +48,8 @@ CLOSERS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}", "}")}
 CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
-    eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+    eighth ninth tenth hundredth thousandth twice thrice double triple less more fewer than least most below above
+    under""".split()}
 QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
@@ -242,8 +243,12 @@ def number(token):
     if mixed:
         whole, top, bottom = map(int, filter(None, mixed.groups()))
         return "num", whole + Fraction(top, bottom), 0
-    token = re.sub("[, ]", "", token).replace("⁄", "/")
-    return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
+    token = re.sub("[, ]", "", token).replace("⁄", "/").lower()
+    digits, _, exponent = token.partition("e")
+    places = len(digits.partition(".")[2])
+    if exponent:
+        places = max(0, places - int(exponent)) if "." in digits else None
+    return "num", Fraction(token), places
 
 
 def brackets(opener, tokens, depth):
