@@ -469,6 +469,17 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     assert (tmp_path / "figure2.png").stat().st_size > 9000
 
 
+def test_the_world_is_a_judge(run):
+    """locate.py takes demo/exact.py by its path."""
+    story = {"prompt": STORY, "answer": "110"}
+    told = [["60 + 15 = 75", "75 - 20 = 65", "65 × 2 = 130"], ["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 120"]]
+    rows = [{**story, "id": str(n), "completion": world.solution_text(
+        [f"\nStep {k}: So {text}." for k, text in enumerate(steps, 1)], int(steps[-1].split()[-1]), None)}
+        for n, steps in enumerate(told)]
+    located = run("locate.py", "--judge", ROOT / "demo/exact.py", rows=rows).rows
+    assert {row["id"]: row["bad_step"] for row in located} == {"0": 2, "1": 3}
+
+
 def test_true_steps_are_those_of_the_solution():
     """In the words that a policy learns, with the closing line in the last step; none after that."""
     for row in world.problems("decision", "train", 20, 0):
