@@ -121,17 +121,32 @@ def read_graded(path):
 # --------------------------------------------------------------------------------------------- asking
 
 async def show_answer(policy, problem):
-    """Print the model's answer to one problem, its steps apart."""
-    prefix = policy.args.prefix
+    """Print the model's answer to one problem, its steps apart; of a model here, words as they come."""
+    prefix, printed = policy.args.prefix, ""
+
+    def show(text, whole=False):
+        nonlocal printed
+        steps = "\n\n".join(part.strip() for part in split_steps(prefix + text) if part.strip())
+        steps = steps if whole else settled(steps)
+        if steps.startswith(printed):
+            print(printable(steps[len(printed):]), end="", flush=True)
+            printed = steps
+
     try:
-        reply = await policy.ask(problem, prefix, sample_seed(policy.args.seed, problem, 0))
+        reply = await policy.ask(problem, prefix, sample_seed(policy.args.seed, problem, 0), show)
     except (Refused, GaveUp) as error:
         raise UserError(f"--ask: {' '.join(error.args)}") from error
-    for part in split_steps(prefix + reply.text):
-        if part.strip():
-            print(printable(part.strip()), end="\n\n", flush=True)
+    show(reply.text, whole=True)
+    print(end="\n\n", flush=True)
     if reply.finish_reason == "length":
         inform("cut by --max-tokens or the model's context")
+
+
+def settled(text):
+    """What of a growing text stays as it is: its whole words, but no short last line, which may become a header."""
+    line = text.rfind("\n") + 1
+    end = text.rfind(" ") if len(text) - line > 12 else line
+    return text[:max(end, 0)].rstrip()
 
 
 def main(argv=None):

@@ -30,13 +30,12 @@ What every judge does with odd answers
   a reply in another language, or whose analysis says something else: only its labels are read
   a reply whose labels contradict each other, or do not fit the steps: asked for again, then "unparsed"
 """
-import sys
 import time
 from collections import Counter
 
 from judges import add_judge_flags, agree, make_judges, run_judged
-from stepdpo.command import UserError, make_parser, parse_flags, run_main
-from stepdpo.intervals import percent, wilson
+from stepdpo.command import UserError, inform, make_parser, parse_flags, run_main
+from stepdpo.intervals import harmonic_interval, harmonic_mean, percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
 from stepdpo.reply import SPENT
 from stepdpo.stage import add_record_flags, open_output
@@ -101,15 +100,10 @@ def report_line(name, hits):
 
 
 def report_f1(on_wrong, on_right):
-    """The harmonic mean of two accuracies; its interval by draws from what the counts leave likely of each."""
-    import numpy as np
-    dice, draws, rates = np.random.default_rng(0), [], []
-    for hits in (on_wrong, on_right):
-        rates.append(sum(hits) / len(hits))
-        draws.append(dice.beta(sum(hits) + 0.5, len(hits) - sum(hits) + 0.5, 10_000))  # Jeffreys' prior
-    f1 = 2 * rates[0] * rates[1] / (sum(rates) or 1)
-    drawn = 2 * draws[0] * draws[1] / (draws[0] + draws[1])
-    return f"{'F1':17} {percent(f1, np.percentile(drawn, [2.5, 97.5]))}"
+    """The harmonic mean of two accuracies, with its interval."""
+    f1 = harmonic_mean(sum(on_wrong) / len(on_wrong), sum(on_right) / len(on_right))
+    interval = harmonic_interval((sum(on_wrong), len(on_wrong)), (sum(on_right), len(on_right)))
+    return f"{'F1':17} {percent(f1, interval)}"
 
 
 def score_report(said):
@@ -149,12 +143,12 @@ def score_judges(args, judges):
         said[row["id"]] = row["found"], read_label(row, args.score)[2]
 
     code = run_judged(open_output("locate.py", args), args.score, (), work, args.concurrency, judges, note_verdict)
-    print(*score_report([*said.values()]), sep="\n", file=sys.stderr)
+    inform(*score_report([*said.values()]))
     if count:  # rows of an earlier run cost nothing now
         seconds = time.monotonic() - begin
         costs = {"replies": SPENT["replies"], "tokens": SPENT["tokens"], "seconds": seconds}
         shown = ", ".join(f"{1000 * cost / count:.0f} {name}" for name, cost in costs.items())
-        print(f"{'per 1,000 rows':17} {shown}", file=sys.stderr)
+        inform(f"{'per 1,000 rows':17} {shown}")
     return code
 
 
@@ -184,8 +178,8 @@ def main(argv=None):
     code = run_judged(open_output("locate.py", args), args.input, ("prompt", "answer", "completion"), work,
                       args.concurrency, judges)
     if count[ONE_STEP]:
-        print(f"locate.py: {count[ONE_STEP]} answers have one step header and several paragraphs; --split paragraphs "
-              "makes each paragraph a step, --split headers takes the answer as one step", file=sys.stderr)
+        inform(f"locate.py: {count[ONE_STEP]} answers have one step header and several paragraphs; --split paragraphs "
+               "makes each paragraph a step, --split headers takes the answer as one step")
     return code
 
 

@@ -15,7 +15,6 @@ of processes, one included. The reference policy is asked once, before the first
 To change what is minimised, see OBJECTIVES in loss.py; the rows, `row_texts`; what is trained, how, and what comes out,
 the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics go, `open_log` in stepdpo/metrics.py.
 """
-import argparse
 import functools
 import math
 import os
@@ -35,7 +34,7 @@ from stepdpo.checkpoint import (
     trained,
     write_run,
 )
-from stepdpo.command import Help, UserError, run_main
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.examples import (
     Text,
     count_tokens,
@@ -133,8 +132,8 @@ def shard_model(model, mesh, offload):
         how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for layer in model.layers:
         fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
+    if model.own_head is not None:
+        fully_shard(model.own_head, reshard_after_forward=False, **how)  # its backward pass comes first
     fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
@@ -344,10 +343,10 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_numbers(args)

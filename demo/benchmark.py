@@ -292,10 +292,10 @@ def main(argv=None):
     import torch
     import transformers
     import trl
-    from stepdpo import shard
+    from stepdpo.processes import processes
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    with shard.processes(args.device) as mesh:
+    with processes(args.device) as mesh:
         kind = mesh.device_type
         device = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, one thread"
         print(f"\n`python demo/benchmark.py {' '.join(argv or sys.argv[1:])}`: {device}; torch {torch.__version__}, "

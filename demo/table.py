@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from demo.files import load_rows
-from demo.world import first_wrong_step
+from demo.world import chosen_is_right, first_wrong_step
 from stepdpo.intervals import mean_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
@@ -55,18 +55,12 @@ def stage_lines(folder, phases):
             yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
-def step_is_right(pair):
-    """Whether the world finds no error up to the chosen step."""
-    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
-    return wrong is None or wrong > pair["bad_step"]
-
-
 def judge_lines(folder):
     """What the world knows about the judge's verdicts and the steps that were chosen."""
     located, pairs = load_rows(folder / "located.jsonl"), load_rows(folder / "pairs.jsonl")
     agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
     yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
-    fine = sum(step_is_right(pair) for pair in pairs)
+    fine = sum(chosen_is_right(pair) for pair in pairs)
     yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
     end = load_rows(folder / "step-dpo" / "metrics.jsonl")[-1]
     yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \

@@ -48,6 +48,9 @@ def add_judge_flags(parser):
     parser.add_argument("--neutral-is-error", action="store_true", help="as in the paper's release")
     parser.add_argument("--rollouts", type=int, default=8, help="continuations from each probed prefix")
     parser.add_argument("--scan", action="store_true", help="rollouts: probe every step, not by binary search")
+    parser.add_argument("--threshold", type=float, default=0.5, help="prm: a step with a lower score is wrong")
+    parser.add_argument("--step-token", metavar="TEXT", help="prm: what stands after each step (default: by the kind "
+                        "of PRM)")
     parser.add_argument("--anywhere", action="store_true", help="equations: where they cannot tell, name the first "
                         "plainly false equation whatever stands before it; for answers that are not all equations")
 

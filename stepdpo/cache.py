@@ -52,9 +52,9 @@ def growing_layer():
     return GrowingLayer
 
 
-def has_states(cache):
-    """Whether some layers keep a state of all that they read, as recurrent and convolutional ones do, not columns."""
-    return any(hasattr(layer, "conv_states") for layer in cache.layers)
+def has_state(layer):
+    """Whether a layer keeps a state of all that it has read, as recurrent and convolutional ones do, beside columns."""
+    return hasattr(layer, "conv_states")
 
 
 def join(config, parts, width, spent=None):
@@ -76,7 +76,7 @@ def join_layer(sources, width):
     """One layer of the joined cache. sources: [(layer, rows, columns), ...]."""
     import torch
     layer = copy.copy(sources[0][0])  # its kind, window, and so on
-    if hasattr(layer, "conv_states"):
+    if has_state(layer):
         for name in ("conv_states", "recurrent_states"):
             states = {}
             for number, state in getattr(layer, name).items():

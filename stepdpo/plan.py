@@ -29,10 +29,10 @@ def working_bytes(model, size, reduced, block_logits):
     Of weights: its own and its gradient, the next layer, the embedding and the head, in `size` bytes a number; of
     gradients: the same once more to be reduced in float32, `reduced` bytes for both.
     """
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
-    learning = [sum(p.numel() for p in trained(layer).values()) for layer in model.layers]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers] or [0]
+    learning = [sum(p.numel() for p in trained(layer).values()) for layer in model.layers] or [0]
     every = sum(p.numel() for p in model.parameters())
-    head = sum(p.numel() for p in trained(model.head).values())
+    head = sum(p.numel() for p in trained(model.head).values()) if model.head is not None else 0
     return {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(learning),
             "head's workspace": 12 * block_logits + reduced * head}
 
@@ -75,7 +75,7 @@ def print_plan(args, folder, pairs, prepare):
 
     from loss import BLOCK_LOGITS
     size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
-    model = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
+    model, _ = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
     prepare(model.model)
     budget = args.tokens_per_micro_batch
     if pairs is None:

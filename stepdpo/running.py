@@ -7,9 +7,10 @@
 import inspect
 from collections import namedtuple
 
-from stepdpo.cache import has_states, join, make_cache
+from stepdpo.cache import has_state, join, make_cache
 from stepdpo.command import UserError
 from stepdpo.picking import pick_tokens
+from stepdpo.reply import SPENT
 
 PREFILL = 8192  # tokens, padding included, that are read in one forward pass
 # A prompt that was read: the cache that holds it, which row of it, how many columns, the logits (V,) behind it
@@ -39,14 +40,17 @@ class RunningBatch:
         self.arguments = forward_arguments(model)
         self.rows, self.cache, self.mask, self.tokens = [], None, None, None
         self.starts = {}  # prompt -> Start, of prompts whose other samples still wait
-        self.same_length = has_states(make_cache(model.config))  # padding would become a part of a state
-        self.switch = rope_switch(model.config)
+        layers = make_cache(model.config).layers
+        self.same_length = any(map(has_state, layers))  # padding would become a part of a state
+        self.masked = not layers or not all(has_state(layer) and not hasattr(layer, "keys") for layer in layers)
+        self.switch, self.longest = rope_switch(model.config), rope_limit(model.config)
 
     def forward(self, ids, mask, cache):
         """Logits (B, V) after the last of ids (B, T). mask: (B, columns of the cache + T)."""
         import torch
         places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-        given = {"attention_mask": mask, "position_ids": places, "logits_to_keep": 1, "use_cache": True}
+        given = {"attention_mask": mask if self.masked else None, "position_ids": places, "logits_to_keep": 1,
+                 "use_cache": True}
         given = {name: value for name, value in given.items() if name in self.arguments}
         with torch.inference_mode():
             logits = self.model(input_ids=ids, **{self.arguments["cache"]: cache}, **given).logits[:, -1]
@@ -61,6 +65,7 @@ class RunningBatch:
         for i, prompt in enumerate(prompts):
             ids[i, width - len(prompt):] = torch.tensor(prompt)
             mask[i, width - len(prompt):] = 1
+        SPENT.update(tokens=sum(map(len, prompts)))
         cache = make_cache(self.model.config)
         logits = self.forward(ids.to(device), mask.to(device), cache)
         return {prompt: Start(cache, i, len(prompt), logits[i]) for i, prompt in enumerate(prompts)}
@@ -71,6 +76,9 @@ class RunningBatch:
         waiting: prompts of rows that come later; what was read for these is kept.
         """
         import torch
+        if self.longest and any(len(row.prompt) + row.limit > self.longest for row in rows):
+            raise UserError(f"dynamic rope: what a model of this kind says beyond {self.longest} tokens depends on "
+                            "what it read before; sample no more than these, or behind a server (--base-url)", 2)
         prompts = sorted({tuple(row.prompt) for row in rows} - set(self.starts), key=len)
         while prompts:
             n = len(prompts)
@@ -168,6 +176,13 @@ def rope_switch(config):
     return rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
 
 
+def rope_limit(config):
+    """The length up to which a model with dynamic rope, whose keys depend on the longest text ever read, is exact."""
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    return config.max_position_embeddings if rope.get("rope_type") == "dynamic" else None
+
+
 def side(row, switch):
     """Rows on one side of rope_switch are sampled together; one that may cross it is sampled alone: "across"."""
     if switch is None or len(row.prompt) + row.limit <= switch:
@@ -175,12 +190,16 @@ def side(row, switch):
     return "behind" if len(row.prompt) > switch else "across"
 
 
-def sample_rows(batch, waiting, slots):
-    """Yield each Row when it ends. waiting: Rows, which others may append to; slots: how many are sampled at once.
+def sample_rows(batch, arrivals, slots, over):
+    """Yield each Row when it ends, until none waits; `slots` of them are sampled at once.
 
+    arrivals: a queue.SimpleQueue of Rows, which others may put more into. over: a threading.Event that ends it early.
     Rows of one prompt follow one another, so that it is read once; short prompts come first.
     """
-    while True:
+    waiting = []
+    while not over.is_set():
+        while not arrivals.empty():
+            waiting.append(arrivals.get())
         alive = [row for row in batch.rows if not row.done]
         rows = choose(batch, alive, waiting, slots)
         if rows:
@@ -205,6 +224,6 @@ def choose(batch, alive, waiting, slots):
         rows = [] if alive else waiting[:1]
     else:
         rows = [row for row in waiting if side(row, batch.switch) == kind][:free]
-    chosen = set(map(id, rows))
-    waiting[:] = [row for row in waiting if id(row) not in chosen]
+    for row in rows:
+        waiting.remove(row)
     return rows

@@ -75,6 +75,15 @@ def served(tokenizer, url, *flags):
     return ["--model", "served", "--tokenizer", tokenizer, "--base-url", url, *flags]
 
 
+def wait_for_rows(path, n):
+    """Wait until a file has n lines."""
+    for _ in range(6000):
+        if path.exists() and path.read_bytes().count(b"\n") >= n:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{path} has no {n} rows after two minutes")
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("collect.py", *flags, rows=[...] or stdin=b"...") -> CompletedProcess with .rows, the JSONL on stdout."""

@@ -488,7 +488,8 @@ PIECES = st.sampled_from(
     r"\sqrt|\sqrt[3]|"
     r"\sin|\log_|\binom|\text{cm}|\text{|"
     r"\pm|\cup|\begin{pmatrix}|\end{pmatrix}|&|\\|%|\%|$|\$|°|^\circ|½|²|√|and|or|apples|sqrt(|**|"
-    r"1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0".split("|"))
+    r"1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0|\in|\neq|\setminus|\mid|\{x|\over|\mathbb{R}|"
+    r"\begin{cases}|\end{cases}|[[|]]| for all |where| is |dozen|squared|I|k|\cos|\ln|10^|\boxed{1}|<|im_end".split("|"))
 ANSWERS = st.one_of(
     st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60),
     st.from_regex(r"\A-?\d{1,6}(\.\d{1,4})?(/\d{1,3})?( [a-z]{1,5})?\Z"))

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -269,20 +270,21 @@ echo 'all 10 50.0 %' >&2
 
 
 def test_rounds_on_any_model_and_task(tmp_path):
-    """Each round's policy asks, is the reference and is tested; all stages have one prompt; a second run does nothing."""
+    """Each round's policy asks, is the reference, is tested; all stages have one prompt; a second run does nothing."""
     log, stub = tmp_path / "log", tmp_path / "stub"
     stub.write_text(STUB.format(log=log))
     stub.chmod(0o755)
     (tmp_path / "problems.jsonl").write_text("1\n2\n3\n4\n")
     (tmp_path / "test.jsonl").write_text("5\n")
-    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts", "CORRECT": "--samples 4",
-           "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
+    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts",
+           "CORRECT": "--samples 4", "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
     out = tmp_path / "out"
     words = ("demo/rounds.sh", "M", tmp_path / "problems.jsonl", out, 2)
     done = bash(*words, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"the last policy: {out}/round-2/model"
-    assert (out / "round-1/problems.jsonl").read_text() + (out / "round-2/problems.jsonl").read_text() == "1\n3\n2\n4\n"
+    shares = [(out / f"round-{n}/problems.jsonl").read_text() for n in (1, 2)]
+    assert shares == ["1\n3\n", "2\n4\n"]
     said = log.read_text().splitlines()
     models = {stage: [re.search(r"--model (\S+)", line)[1] for line in said if line.startswith(stage)]
               for stage in ("collect", "locate", "correct", "train", "evaluate")}
@@ -464,3 +466,48 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
     assert "| collect | 2 | 1.0 | 0.5 | 50.0 % |" in text
     assert (tmp_path / "figure2.png").stat().st_size > 9000
+
+
+def test_true_steps_are_those_of_the_solution():
+    """In the words that a policy learns, with the closing line in the last step; none after that."""
+    for row in world.problems("decision", "train", 20, 0):
+        for k, part in enumerate(split_steps(row["solution"])[1:], 1):
+            assert f"Step {k}:" + kinds.true_step({**row, "bad_step": k}) == part.rstrip()
+        assert kinds.true_step({**row, "bad_step": k + 1}) is None
+
+
+def test_stories_for_a_pretrained_model():
+    """Values and steps are within the scale, all solutions are true, and the sides of the world's splits hold."""
+    scale = world.Scale(10, 999, (2, 3))
+    rows = world.problems("decision", "sft", 200, 0, scale, {})
+    values = [int(number) for row in rows for equation in world.truth(row["prompt"])[0]
+              for number in (equation[0], equation[3])]
+    assert min(values) >= 10 and 99 < max(values) <= 999
+    for row in rows:
+        assert row["level"] in (2, 3) and row["bad_step"] is None and world.split_of(row["prompt"]) == "sft"
+        assert world.first_wrong_step(row["prompt"], row["solution"]) is None
+
+
+def test_the_whole_comparison_on_a_pretrained_model(tmp_path):
+    """From SFT to the report, made once: a second run makes nothing, and other settings are refused."""
+    def reproduce_it(*flags, code=0):
+        done = subprocess.run([sys.executable, "-m", "demo.reproduce", "--out", tmp_path, "--jobs", "1", *flags],
+                              capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    model = ("--model", "demo/policy", "--quick")
+    said = reproduce_it(*model).stderr
+    assert "reproduce: SFT" in said and "reproduce: 0 cells left, " in said
+    times = (tmp_path / "times.tsv").read_text()
+    assert reproduce_it(*model).stderr.count("cells left") == 6 and (tmp_path / "times.tsv").read_text() == times
+    results = [load_rows(path)[0] for path in tmp_path.glob("cells/*/result.json")]
+    assert {len(result["greedy"]) for result in results} == {12, 8}
+    trained = [result for result in results if "pairs" in result]
+    assert trained and all(1 <= result["pairs"] <= 8 and result["metrics"][-1]["step"] > 0 for result in trained)
+    assert not list(tmp_path.glob("models/*/model.safetensors"))  # none is kept that is not needed
+    report_text = reproduce_it(*model, "--report").stdout
+    assert "| Step-DPO, verified | 1 |" in report_text and "| train step-dpo |" in report_text
+    assert re.search(r"\| [23] to [35] \| 10 to 99 \| \*\*", report_text)  # the scale that was chosen
+    assert "was begun with other settings (seeds, " in reproduce_it("--quick", code=2).stderr
+    assert "name the folder of a model" in reproduce_it("--model", "demo", code=2).stderr

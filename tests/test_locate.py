@@ -709,7 +709,7 @@ def test_a_judge_that_names_no_step_ends_the_run(bad_step, said, run, tmp_path):
 
 
 NO_JUDGE = {  # --judge -> what is said
-    "equations,": "'' is none; choose equations, human, llm",
+    "equations,": "'' is none; choose equations, human, llm, prm, rollouts, a model",
     "equation": "'equation' is none; did you mean equations?", "rollout,equations": "did you mean rollouts?",
     "equations, ./nobody": "'./nobody' is none; choose equations", "nobody.py": "no file 'nobody.py'",
     "llm": "say which, as llm:MODEL", "equations:gpt": "equations takes no model; leave 'gpt' out",
