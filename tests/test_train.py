@@ -8,7 +8,6 @@ import functools
 import importlib
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from conftest import FORKS, PROBLEMS, ROOT, make_model, make_tokenizer
 from safetensors import safe_open
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -36,10 +35,6 @@ from stepdpo.examples import Example, Sequence, count_tokens, make_example, scor
 from stepdpo.processes import processes
 from stepdpo.prompts import render_prompt
 from stepdpo.trie import build_trie
-
-FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
-FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
-                              "transformers.models.llama.modeling_llama"])
 
 
 def free_port():
