@@ -8,7 +8,7 @@ import os
 import shutil
 
 from stepdpo.command import UserError
-from stepdpo.folder import files_in, first_line
+from stepdpo.folder import files_in
 from stepdpo.processes import say
 from stepdpo.rows import write_aside
 
@@ -65,6 +65,7 @@ def load_last_checkpoint(out: str, model, optimizers: list) -> dict | None:
 
     UserError for one that is damaged, with the one before it, if there is one, as what to go on from.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     *others, path = checkpoints(out) or [None]
     if path is None:
         return None
@@ -72,9 +73,10 @@ def load_last_checkpoint(out: str, model, optimizers: list) -> dict | None:
         return load_checkpoint(path, model, optimizers)
     except UserError:
         raise
-    except Exception as error:  # each kind of damage raises another class
+    except (Exception, CheckpointException) as error:  # each kind of damage raises another class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         fix = f"remove it, and --resume goes on from {others[-1]}" if others else "there is none before it: begin anew"
-        raise UserError(f"{path}: this checkpoint is damaged ({first_line(error)}); {fix}") from error
+        raise UserError(f"{path}: this checkpoint is damaged ({lines[-1]}); {fix}") from error
 
 
 def load_checkpoint(path: str, model, optimizers: list) -> dict:
