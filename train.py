@@ -75,6 +75,7 @@ def read_pairs(args, folder):
     if (args.eos or args.objective != "step-dpo") and not end_of_turn(tokenizer, args.prompt):
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
                         f"--objective {args.objective} ends an answer; set eos_token in tokenizer_config.json", 2)
+    config = config.get_text_config()
     limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     texts = functools.partial(row_texts, objective=args.objective, eos=args.eos)
     how = (REQUIRED[args.objective], texts, tokenizer, args.prompt, limit, config.vocab_size)
@@ -174,7 +175,7 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
     dummy = batch[0]._replace(weight=0.0)
-    my_micros = split_batch(batch, budget, world)[mesh.get_rank()::world]
+    my_micros = split_batch(batch, budget, world, model.by_trie)[mesh.get_rank()::world]
     total, slots, sums = 0.0, 0, {}
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
@@ -372,13 +373,14 @@ def check_objective(args, default):
 def main(argv=None):
     args = parse_args(argv)
     from loss import OBJECTIVES
-    folder = find_model(args.model)
     if args.plan:
+        folder = find_model(args.model)
         return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
     with processes(args.device) as mesh, own_folder(args.out):
+        folder = find_model(args.model)
         agree_on_date(args.out)
         pairs, held_out = read_pairs(args, folder)
-        other = find_model(args.reference) if args.reference else folder
+        other = find_model(args.reference, "--reference") if args.reference else folder
         settings = run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
                                 {"pairs": pairs, "eval_pairs": held_out})
         if args.resume and check_run(args.out, settings):

@@ -4,7 +4,6 @@
     python -m pytest tests/test_models.py -m all_models      # every family of architectures.py
 """
 import json
-import os
 import shutil
 from array import array
 
@@ -18,10 +17,9 @@ from test_trie import mesh  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
-from stepdpo import shard, trie
+from stepdpo import shard
 from stepdpo.command import UserError
 from stepdpo.export import export
-from stepdpo.folder import find_model
 from stepdpo.trie import sequence_logps
 
 CPU = torch.device("cpu")
@@ -132,9 +130,12 @@ def test_rope_on_both_sides_of_its_switch(name, tmp_path, mesh):
 
 # --------------------------------------------------------------------------------------------- processes
 
-@pytest.mark.parametrize("name", ["lfm2", "phi3, longrope, longer"])
+@pytest.mark.parametrize("name", ["kimi_linear", "phi3, longrope, longer"])
 def test_separate_rows_over_processes(name, tmp_path):
-    """Two processes need another number of forward passes each: their run is that of one, which may go on with it."""
+    """Two processes need another number of forward passes each: their run is that of one, which may go on with it.
+
+    kimi_linear: files have its experts one by one, and its convolutions apart that are one in memory.
+    """
     tokenizer = make_tokenizer(tmp_path / "in", [row["prompt"] + row["solution"] for row in PROBLEMS])
     make_stock(tmp_path / "in", name, vocab_size=len(tokenizer), initializer_range=0.05)
     pairs = write(tmp_path / "pairs.jsonl", make_pairs(7))
@@ -234,3 +235,79 @@ def test_a_prepared_model_keeps_what_was_added(tmp_path, mesh):
     export(ours, str(tmp_path / "in"), str(tmp_path / "out"))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("in", "out"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --------------------------------------------------------------------------------------------- refusals
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def only_variant(folder):
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+
+
+def lose_a_shard(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    shards(folder, model, 3)
+    sorted(folder.glob("model-*"))[0].unlink()
+
+
+def cut_the_file(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+REFUSED = {
+    "more layers than weights": (lambda folder: change_config(folder, num_hidden_layers=3),
+                                 "weights and config.json do not fit: model.layers.2.self_attn.q_proj.weight is missing"),
+    "another width": (lambda folder: change_config(folder, intermediate_size=64),
+                      "weights and config.json do not fit: model.layers.0.mlp.down_proj.weight is (32, 48), not (32, 64)"),
+    "quantized": (lambda folder: change_config(folder, quantization_config={"quant_method": "fp8"}), "are quantized"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "has an adapter beside"),
+    "a variant alone": (only_variant, "model.fp16.safetensors: from_pretrained does not load it"),
+    "a shard is gone": (lose_a_shard, "named by the index and not there"),
+    "cut short": (cut_the_file, "model.safetensors: cannot be read"),
+    "an encoder": (lambda folder: make_stock(folder, "bert", is_decoder=False), "depend on later tokens"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_is_refused_in_one_line(case, tmp_path, mesh):
+    make_stock(tmp_path / "model", "llama")
+    spoil, message = REFUSED[case]
+    spoil(tmp_path / "model")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "model", mesh)
+    text = str(caught.value)
+    assert text.startswith(str(tmp_path / "model")) and message in text and "\n" not in text and caught.value.code == 2
+
+
+def test_missing_gpu_and_missing_folder(tmp_path):
+    flags = ["--pairs", "pairs.jsonl", "--out", tmp_path / "out"]
+    text, code = refusal("--model", tmp_path / "missing", *flags)
+    assert text.startswith(f"--model {tmp_path}/missing: no such folder") and code == 2
+    if not torch.cuda.is_available():
+        text, code = refusal("--model", "nobody/nothing", "--device", "cuda", *flags)
+        assert text.startswith("--device cuda: torch sees no GPU") and code == 2
+
+
+@pytest.mark.parametrize("name", ["gpt2", "lfm2", "qwen3_moe"])
+def test_a_plan_without_what_shapes_do_not_tell(name, run, tmp_path):
+    kind, extra = ALL[name]
+    AutoConfig.for_model(kind, **BASE | extra).save_pretrained(tmp_path)
+    said = run("train.py", "--plan", "--model", tmp_path, "--device", "cpu").stdout.decode()
+    assert "Adam's moments" in said and "in all" in said
+
+
+def test_a_head_is_fused_only_where_it_is_linear(tmp_path, mesh):
+    """What models do to their logits, found out by giving them logits: granite divides, gemma2 caps, cohere scales."""
+    found = {}
+    for name in ("granite", "gemma2", "cohere", "llama"):
+        make_stock(tmp_path / name, name)
+        head = load(tmp_path / name, mesh).head
+        found[name] = (head.scale, head.cap)
+    assert found == {"granite": (pytest.approx(1 / 3), None), "gemma2": (1, 30), "cohere": (0.0625, None),
+                     "llama": (1, None)}
