@@ -15,34 +15,15 @@ of processes, one included. The reference policy is asked once, before the first
 To change what is minimised, see OBJECTIVES in loss.py; the rows, `row_texts`; what is trained, how, and what comes out,
 the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics go, `open_log` in stepdpo/metrics.py.
 """
-import argparse
 import functools
 import math
 import os
 
+from stepdpo import checkpoint
 from stepdpo.batches import epoch_batches, split_batch
-from stepdpo.checkpoint import (
-    announce_saves,
-    check_run,
-    checkpoints,
-    disk_errors,
-    load_checkpoint,
-    model_fingerprint,
-    prepare_out,
-    rows_fingerprint,
-    run_settings,
-    save_checkpoint,
-    trained,
-    write_run,
-)
-from stepdpo.command import Help, UserError, run_main
-from stepdpo.examples import (
-    Text,
-    count_tokens,
-    load_examples,
-    scored_sequences,
-    text_field,
-)
+from stepdpo.checkpoint import trained_parameters
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
+from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
 from stepdpo.export import export
 from stepdpo.folder import find_model, load_config
 from stepdpo.metrics import add_metrics, mean_metrics, open_log
@@ -53,10 +34,13 @@ from stepdpo.reference import add_references
 from stepdpo.rows import format_row
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
 NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
               "lower --lr or look at these rows")
@@ -64,7 +48,7 @@ NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not fi
 
 # ------------------------------------------------------------------------------------------------- rows
 
-def row_texts(row, objective, eos=False):
+def row_texts(row: dict, objective: str, eos: bool = False) -> list[Text] | str:
     """What of a row is scored: a list of Texts, or the reason why the row is dropped. ValueError for a row that is bad.
 
     A row may have any number of Texts, on one side or on both. A step gets no EOS, as in the paper; with `eos`, one
@@ -130,20 +114,20 @@ def shard_model(model, mesh, offload):
         how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for layer in model.layers:
         fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
+    if model.own_head is not None:
+        fully_shard(model.own_head, reshard_after_forward=False, **how)  # its backward pass comes first
     fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
-def make_optimizers(model, rate, weight_decay):
+def make_optimizers(model, rate: float, weight_decay: float) -> list:
     """Hook: a list of torch.optim optimizers over the model's shards. Here: AdamW; biases and norms do not decay.
 
     Any class will do, and several. The schedule moves the rate of each group between 0 and the one it has here. States
     are made by the first step and kept in checkpoints, whatever their names are.
     """
     import torch
-    matrices = [p for p in trained(model).values() if p.ndim > 1]
-    others = [p for p in trained(model).values() if p.ndim <= 1]
+    matrices = [p for p in trained_parameters(model).values() if p.ndim > 1]
+    others = [p for p in trained_parameters(model).values() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=rate, fused=True)]
 
@@ -155,7 +139,7 @@ def export_model(model, folder, out):
 
 # ------------------------------------------------------------------------------------------------- loop
 
-def make_batch(examples, device):
+def make_batch(examples: list[Example], device):
     """The Batch of loss.py for some examples, on a device, but for the policy's log-probs, which are yet to come."""
     import torch
 
@@ -174,7 +158,7 @@ def make_batch(examples, device):
         row_weight=torch.tensor([example.weight for example in examples], device=device))
 
 
-def run_batch(model, batch, objective, flags, budget, mesh):
+def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, mesh) -> tuple[dict, int]:
     """({metric: mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
     objective: of loss.py's table, called with these flags. The loss is Σ weight·loss / Σ weight·size over the rows of
@@ -182,6 +166,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     it.
     """
     import torch
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
@@ -191,8 +177,8 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():
@@ -203,7 +189,7 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     return mean_metrics(total, slots, sums)
 
 
-def rate_share(step, steps, schedule, warmup):
+def rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
     """The share of the peak rate at step 0 … steps − 1: linear warm-up, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
     if step < warm:
@@ -219,7 +205,7 @@ def take_step(run, batch, model, optimizers, share, clip, progress):
     """
     import torch
     means, slots = run(batch)
-    norm = torch.nn.utils.clip_grad_norm_(trained(model).values(), clip or math.inf).full_tensor().item()
+    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), clip or math.inf).full_tensor().item()
     finite = math.isfinite(means["loss"]) and math.isfinite(norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -249,9 +235,9 @@ def start_or_resume(args, model):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoints(args.out)[-1:]
+    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoint.checkpoints(args.out)[-1:]
     if args.resume and last:
-        progress = load_checkpoint(last[0], model, optimizers)
+        progress = checkpoint.load_checkpoint(last[0], model, optimizers)
     return optimizers, progress
 
 
@@ -265,7 +251,7 @@ def fit(args, run, model, pairs, held_out, mesh):
     optimizers, progress = start_or_resume(args, model)
     done, in_a_row, per_epoch = progress["step"], 0, math.ceil(len(pairs) / args.batch_size)
     steps = args.max_steps or args.epochs * per_epoch
-    announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
+    checkpoint.announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
     log = open_log(args.out, done)
     if not done:
         measure(run, model, held_out, log, 0, per_epoch)
@@ -287,7 +273,7 @@ def fit(args, run, model, pairs, held_out, mesh):
                     measure(run, model, held_out, log, step, per_epoch)
                 stop = asked()
                 if stop or args.save_every and step % args.save_every == 0:
-                    save_checkpoint(args.out, model, optimizers, progress)
+                    checkpoint.save_checkpoint(args.out, model, optimizers, progress)
                 if stop:
                     say(f"{args.out}: saved after step {step}; go on with --resume")
                     return stop
@@ -339,17 +325,17 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_numbers(args)
     args.loss = args.loss or ("sft" if args.objective == "sft" else "sigmoid")
     check_objective(args, parser.get_default)
     if not args.plan:
-        prepare_out(args.out, args.resume, [args.model, args.reference])
+        checkpoint.prepare_out(args.out, args.resume, [args.model, args.reference])
     return args
 
 
@@ -385,35 +371,33 @@ def check_objective(args, default):
 
 def main(argv=None):
     args = parse_args(argv)
+    from loss import OBJECTIVES
     folder = find_model(args.model)
     if args.plan:
         return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
     with processes(args.device) as mesh:
-        from loss import OBJECTIVES
-        objective = OBJECTIVES[args.loss]
-        flags = {name: getattr(args, name) for name in objective.flags}
         pairs, held_out = read_pairs(args, folder)
         other = find_model(args.reference) if args.reference else folder
-        settings = run_settings(vars(args), mesh.device_type, model=model_fingerprint(folder),
-                                reference=model_fingerprint(other), pairs=rows_fingerprint(pairs),
-                                eval_pairs=rows_fingerprint(held_out))
-        if args.resume and check_run(args.out, settings):
+        settings = checkpoint.run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
+                                           {"pairs": pairs, "eval_pairs": held_out})
+        if args.resume and checkpoint.check_run(args.out, settings):
             return say(f"{args.out}: was finished before")
         load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
         model = load(folder, prepare=prepare_model)
-        with disk_errors(args.out):
-            write_run(args.out, settings)
+        with checkpoint.disk_errors(args.out):
+            checkpoint.write_run(args.out, settings)
+            objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch
             if objective.reference:
-                pairs, held_out = add_references(
-                    os.path.join(args.out, "reference.safetensors"), pairs, held_out,
-                    lambda: load(other) if args.reference else model, args.tokens_per_micro_batch, mesh)
-            run = functools.partial(run_batch, model, objective=objective, flags=flags,
-                                    budget=args.tokens_per_micro_batch, mesh=mesh)
+                def load_reference():
+                    return load(other) if args.reference else model
+                pairs, held_out = add_references(args.out, pairs, held_out, load_reference, budget, mesh)
+            flags = {name: getattr(args, name) for name in objective.flags}
+            run = functools.partial(run_batch, model, objective=objective, flags=flags, budget=budget, mesh=mesh)
             stop = fit(args, run, model, pairs, held_out, mesh)
             if not stop:
                 export_model(model, folder, args.out)
-                write_run(args.out, settings, finished=True)
+                checkpoint.write_run(args.out, settings, finished=True)
         return 128 + stop if stop else 0
 
 

@@ -53,8 +53,8 @@ def split(source, train, held_out, every):
 
 def show(source, width):
     """Lines of text: each pair's problem and correct steps, then the wrong and the right step side by side."""
-    half = (width - 3) // 2
-    for number, (_, row) in enumerate(lines_and_rows(source, ("prompt", "initial_reason_steps", "chosen", "rejected")), 1):
+    half, fields = (width - 3) // 2, ("prompt", "initial_reason_steps", "chosen", "rejected")
+    for number, (_, row) in enumerate(lines_and_rows(source, fields), 1):
         yield f"── pair {number} ".ljust(width, "─")
         yield from wrap(row["prompt"], width)
         yield ""

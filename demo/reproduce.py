@@ -1,6 +1,7 @@
 """Table 3, figure 2 and table 4 of the paper on the demo's two worlds; studies.py says what is compared.
 
     bash demo/reproduce.sh [--quick]           # makes an environment, then runs this file
+    bash demo/reproduce.sh --model FOLDER      # the same of a pretrained model, whose slips are its own
     python -m demo.reproduce --report          # tables and figure of what is there so far
 
 out: OUT/report.md and OUT/figure2.png; lab.py and cells.py say what else is in OUT
@@ -15,14 +16,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from demo.cells import cell, system_cell, variant_cell
-from demo.lab import Busy, Lab
+from demo.lab import Busy, Lab, TooFew
 from demo.report import write_report
-from demo.studies import FULL, QUICK, WORLDS
-from stepdpo.command import run_main
+from demo.studies import FULL, PRETRAINED, PRETRAINED_QUICK, QUICK, WORLDS
+from stepdpo.command import UserError, run_main
 
 
 def plan(lab):
@@ -54,6 +56,8 @@ def make_all(lab, cells, jobs=1):
             except Busy:
                 busy.append(make)
                 continue
+            except TooFew as error:
+                print(f"reproduce: {error}", file=sys.stderr)
             if lab.spent > before:
                 took.append(time.monotonic() - start)
             say_how_far(len(cells) - number - 1 + len(busy), time.monotonic() - begin, took, jobs)
@@ -93,17 +97,45 @@ def name_changes(out):
               "another --out makes all anew", file=sys.stderr)
 
 
+def keep_to_study(out, study):
+    """UserError if `out` was begun with other numbers, which its files would go on with."""
+    file, now = out / "study.json", json.loads(json.dumps(asdict(study)))
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now))
+    then = json.loads(file.read_text())
+    other = [name for name in now if then.get(name) != now[name]]
+    if other:
+        raise UserError(f"{out}: was begun with other settings ({', '.join(other)}); name another --out", 2)
+
+
+def find_study(model, quick):
+    """(Study, name of its folder) for the flags."""
+    if model is None:
+        return (QUICK, "reproduce-quick") if quick else (FULL, "reproduce")
+    study, name = (PRETRAINED_QUICK, "-quick") if quick else (PRETRAINED, "")
+    folder = Path(model).resolve()
+    return replace(study, model=str(folder)), f"reproduce-{folder.name}{name}"
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder of all that is made (default: runs/reproduce[-quick])")
+    parser.add_argument("--model", metavar="FOLDER", help="a pretrained model to start from (default: random weights, "
+                        "and slips that are planted)")
+    parser.add_argument("--out", type=Path, help="folder of all that is made (default: runs/reproduce[-MODEL][-quick])")
     parser.add_argument("--quick", action="store_true", help="one training seed, 2,000 test and 500 validation "
-                        "problems, no variants: 45 minutes on two quiet cores")
+                        "problems, no variants: 45 minutes on two quiet cores; with --model only a trial of the whole")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--report", action="store_true", help="make nothing: report on what is there")
     args = parser.parse_args(argv)
-    out = args.out or Path("runs/reproduce-quick" if args.quick else "runs/reproduce")
-    lab = Lab(out.resolve(), QUICK if args.quick else FULL, making=not args.report)
+    if args.model and not (Path(args.model) / "config.json").is_file():
+        raise UserError(f"{args.model}: no config.json there; name the folder of a model", 2)
+    study, name = find_study(args.model, args.quick)
+    lab = Lab((args.out or Path("runs") / name).resolve(), study, making=not args.report)
+    if args.report and not lab.out.is_dir():
+        raise UserError(f"{lab.out}: nothing is there to report on", 2)
+    keep_to_study(lab.out, study)
     if args.report:
         return write_report(lab)
     name_changes(lab.out)

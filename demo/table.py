@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from demo.files import load_rows
-from demo.world import first_wrong_step
-from stepdpo.intervals import mean_interval, percent
+from demo.world import chosen_is_right, first_wrong_step
+from stepdpo.intervals import mean_interval, paired_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
 MEASURES = {  # what is right about an answer: how it is told
@@ -37,14 +37,11 @@ def accuracies(folder):
     return lines
 
 
-def paired_gain(old, new, resamples=10_000):
-    """Mean difference in points with a bootstrap interval. old, new: 0.0 or 1.0 for each problem, in the same order."""
-    import numpy as np
-    difference = 100 * (np.array(new) - np.array(old))
-    draws = np.random.default_rng(0)
-    means = [difference[draws.integers(0, len(difference), len(difference))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return f"{difference.mean():+.1f} points [{low:+.1f}, {high:+.1f}]"
+def paired_gain(old, new):
+    """'+35.0 points [+32.6, +37.3]': the mean difference. old, new: 0.0 or 1.0 for each problem, in the same order."""
+    differences = [after - before for before, after in zip(old, new)]
+    low, high = paired_interval(differences)
+    return f"{100 * sum(differences) / len(differences):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def stage_lines(folder, phases):
@@ -55,18 +52,12 @@ def stage_lines(folder, phases):
             yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
-def step_is_right(pair):
-    """Whether the world finds no error up to the chosen step."""
-    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
-    return wrong is None or wrong > pair["bad_step"]
-
-
 def judge_lines(folder):
     """What the world knows about the judge's verdicts and the steps that were chosen."""
     located, pairs = load_rows(folder / "located.jsonl"), load_rows(folder / "pairs.jsonl")
     agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
     yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
-    fine = sum(step_is_right(pair) for pair in pairs)
+    fine = sum(chosen_is_right(pair) for pair in pairs)
     yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
     end = load_rows(folder / "step-dpo" / "metrics.jsonl")[-1]
     yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \

@@ -107,12 +107,12 @@ def tell(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
         b = rng.choice(operands(operation, scale, true, wrong))
         story.append(rng.choice(STORY[operation]).format(n=b, month=MONTHS[k - 1], **words))
         wording = rng.choice(SOLUTION[operation])
-        solution.append(step(k, wording, f"{true} {operation} {b} = {compute(true, operation, b)}", words))
+        solution.append(step_text(k, wording, f"{true} {operation} {b} = {compute(true, operation, b)}", words))
         result = compute(wrong, operation, b)
         if slipped(wrong, operation, b) != result and rng.random() < forgets.get(operation, 0):
             result = slipped(wrong, operation, b)
             bad_step = bad_step or k
-        forgetful.append(step(k, wording, f"{wrong} {operation} {b} = {result}", words))
+        forgetful.append(step_text(k, wording, f"{wrong} {operation} {b} = {result}", words))
         true, wrong = compute(true, operation, b), result
     limit = rng.randint(scale.least, scale.most - scale.least + 1)
     story.append(QUESTION[world].format(n=limit, **words))
@@ -123,7 +123,7 @@ def tell(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
     }
 
 
-def step(k: int, wording: str, equation: str, words: dict) -> str:
+def step_text(k: int, wording: str, equation: str, words: dict) -> str:
     return f"\nStep {k}: " + wording.format(equation=equation, **words)
 
 
@@ -204,6 +204,12 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
             return k
     closed = completion.endswith(f"\nThe answer is: {answer_to(equations[-1][-1], limit)}")
     return None if closed and len(steps) == len(equations) else max(len(steps), 1)
+
+
+def chosen_is_right(pair: dict) -> bool:
+    """Whether a row of correct.py has no error up to the chosen step."""
+    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
+    return wrong is None or wrong > pair["bad_step"]
 
 
 # ---------------------------------------------------------------------------

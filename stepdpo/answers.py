@@ -1,69 +1,88 @@
 r"""Is this answer right? extract_answer finds it in a completion, same_answer compares it with the gold answer.
 
-    python -c "from stepdpo.answers import *; print(same_answer(extract_answer('so we get 1/2'), r'\frac12'))"
+    python -c "from stepdpo import answers; print(answers.same_answer(answers.extract_answer('so we get 1/2'), r'\frac12'))"
 
 An answer (LaTeX or plain text) is read into a tree (spelling.py, expressions.py), and trees are compared by value
 (equality.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth, digits and
 operations bound the time.
+
+Conventions; docs/grading.md has them with examples.
+- 50% is the number 50, not 0.5. 3:2 is 3/2. "1,234" is one number, "1, 234" are two. log is the natural one.
+- A unit matters only if the other answer has another one. 5 m has a unit, 5m is a product. A word that changes a
+  number (7 remainder 1) is no unit.
+- Lists and sets have no order; tuples and columns have one; the brackets of intervals matter.
+- x = 5 and a + b = 5 say 5; x < 2 says (-oo, 2). A condition (for all n >= 1) counts only if both answers have one.
+- A gold decimal may have been rounded. A longer decimal that rounds to it is right: 33.333 for 33.3. If the gold
+  decimal has three digits or more, so is any other value that does: 100/3 for 33.3 and \sqrt2 for 1.41, but not 1/3
+  for 0.33. A prediction is never rounded: 33.3 is not 100/3. Of ten digits or more, the last may be off.
 """
 import re
+from collections import namedtuple
 from fractions import Fraction
 
-from stepdpo.equality import LOCK, MAX_WORK, is_related, same_tree
-from stepdpo.expressions import ONE, SEQUENCES, read, without_units
+from stepdpo.equality import LOCK, MAX_WORK, same_tree
+from stepdpo.expressions import ONE, SEQUENCES, read_answer, without_units
 from stepdpo.spelling import CONTENT, MAX_CHARS, SIGNS
 
 # finding the answer ---------------------------------------------------------------------------------------
 
-SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:end_of_turn|start_of_turn|eos|pad)>|\[/?INST\]")
+SPECIAL = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:start_of_turn|end_of_turn|eos|pad)>|\[/?INST\]")
 BRACED = ""  # what stands between two braces, up to nine pairs inside each other; \{ is no brace
 for _ in range(10):
     BRACED = rf"(?:[^{{}}\\]|\\.|\{{{BRACED}\}})*+"
-BOX = re.compile(rf"(?s)(?:\\f?(?:rame)?box(?:ed)?(?![a-z])|\bboxed(?=\{{))\s*(?:(?=\{{({BRACED})\}})|(-?\d[\d.,/]*|[A-J]\b))")
-EMPTY_BOX = re.compile(r"(?i)\W*+(?:(?:your|the|final)[\s_]+)*(?:answer|result|solution)?\W*+")  # as an instruction has it
-MARK = re.compile(r"""(?ix) <answer> | \#\#\#\# |
-    \b(?:answer|choice|option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*                # the answer to part (b)
-    (?:\b(?:is|was|equals|(?:would|should|must)[ ]be)\b[ \t]*:? | [:=] | \n) [\s*_]*          # is:
-    (?:\b(?:option|choice|therefore|thus|clearly|definitely|for\ sure)\b)?""")
-PICK = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | (?:choose|pick|select|go\ with|going\ with) ) \s+
+BOX = re.compile(rf"""(?xs) (?: \\f?(?:rame)?box(?:ed)?(?![a-z]) | \bboxed(?=\{{) ) \s*
+    (?: (?=\{{ ({BRACED}) \}}) | (-?\d[\d.,/]*|[A-J]\b) )""")  # \boxed{5} and \boxed 5, but not \boxed as a word
+EMPTY_BOX = re.compile(r"(?i)\W*+(?:(?:your|the|final)[\s_]+)*(?:answer|result|solution)?\W*+")  # of an instruction
+BREAK = re.compile(r"""(?ix)  # between two boxes that are no list: the later one corrects or follows from the other
+    [.!?][*$)\]]*\s (?!\s*(?:[-*•]|\(?\w[.)])\s)                     # the end of a sentence, unless a bullet follows
+    | => | \\(?:implies|Rightarrow|to|therefore)\b | ^[\s$]*(?:[-+*/=]|\\(?:cdot|times|approx)\b)[\s$]*$
+    | \b(?: so|thus|hence|then|therefore|because|since|which|that\ is|i\.?e|means|makes?|giv\w+|equivalent\w*|simplif\w+
+    | no|not|wait|but|rather|instead|actually|correct\w*|chang\w+|check\w*|step|answer|final\w*|total|sum )\b""")
+STATED = re.compile(r"""(?ix) <answer> | \#\#\#\#
+    | \b(?:answer|choice|(?:correct|right|best)\ option)\b                                  # the answer
+      (?: [ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}? )? [\s*_]*                               # to part (b)
+      (?: \b(?:is|was|equals|(?:would|should|must)\ be)\b [ \t]*:? | [:=] | \n ) [\s*_]*     # is:
+      (?: \b(?:option|choice|therefore|thus|clearly|definitely|for\ sure)\b )?""")
+PICKED = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | choose|pick|select|go\ with|going\ with )\s+
     (?:(?:option|choice)\s+)? (?= \(?(?-i:[A-J])\b\)?\W*$ )""")  # Option C, at the end
-CHOSEN = re.compile(r"\b([A-J])\)? is the (?:correct |right )?(?:answer|option|choice)\b|\b[Oo]ption ([A-J]) is (?:correct|right)")
+NAMED = re.compile(r"""(?x) \b([A-J])\)?\ is\ the\ (?:correct\ |right\ )?(?:answer|option|choice)\b
+    | \b[Oo]ption\ ([A-J])\ is\ (?:correct|right)\b""")
+LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
 SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ (?:because|since|which|so|as|but|not)\b
     | ,\ (?:where|thus|it|for|and\ not)\b""")
-NO_LIST = re.compile(r"""(?ix) [.!?][*$)\]]*\s (?!\s*(?:[-*•]|\(?\w[.)])\s) | => | \\(?:implies|Rightarrow|to|therefore)\b
-    | \b(?: so|thus|hence|then|therefore|wait|no|not|actually|correct\w*|but|rather|instead|i\.?e|that\ is|which|because
-    | equivalent\w*|since|step|answer|check\w*|total|sum|giv\w+|final\w*|simplif\w+|means|makes? )\b
-    | ^[\s$]* (?: [-+*/=] | \\(?:cdot|times|approx)\b ) [\s$]*$""")  # between two boxes that are no list
-LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
-FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$((?![ ])[^$\n]+?(?<![ ])|[^$\n]*\\[a-z][^$\n]*)\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\] |
-    ((?:(?<![\w)\]])-)? (?:(?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\} |
-    (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%|[eE]-?\d+\b)?))""")
+VERB = re.compile(r"(?i)\b(is|are|be|equals|get|gives?(?: us)?|so|hence|thus|therefore)\b[:,]?")
+FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$((?!\ )[^$\n]+?(?<!\ )|[^$\n]*\\[a-z][^$\n]*)\$(?!\d)
+    | \\\((.+?)\\\) | \\\[(.+?)\\\]
+    | ( (?:(?<![\w)\]])-)? (?: (?:\d+\ ?)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}
+        | (?:\d[\d,]*(?:\.\d+)?|\.\d+) (?:(?:\ \d+)?\s?/\s?\d+|\\?%|[eE]-?\d+\b)? ) )""")
+Mark = namedtuple("Mark", "place answer certain")  # where in the text an answer is given; False: it may be mere words
 
 
 def extract_answer(completion: str, cut: bool = False) -> str | None:
     r"""The final answer of a completion; None if there is none.
 
-    It is what is said last by a \boxed{}, "the answer is", #### or <answer>: several boxes of one passage are a list,
-    and words about the answer ("the answer is in the box") do not count beside another. Where nothing of that kind is
-    said, it is the last formula or number.
+    It is what is said last by a \boxed{}, "the answer is", #### or <answer>. Several boxes of one passage are a list.
+    Words about the answer ("the answer is in the box") count only where nothing else is said. Where nothing of that
+    kind is said at all, it is the last formula or number.
     cut: the completion was cut by its length. Then the last formula is a step on the way, and no answer.
     """
     text = SPECIAL.sub("\n", completion[-30_000:].rpartition("</think>")[2])
-    text = CHOSEN.sub(r"the answer is \1\2", text)
-    found = sorted([*boxed_answers(text), *stated_answers(text, cut)], reverse=True)  # (place, answer, certain)
-    for _, answer, certain in found:
-        if certain:
-            return answer
-    if found:
-        return found[0][1]
+    text = NAMED.sub(r"the answer is \1\2", text)
+    marks = sorted(boxed_answers(text) + stated_answers(text, cut), reverse=True)
+    for mark in marks:
+        if mark.certain:
+            return mark.answer
+    if marks:
+        return marks[0].answer
     return None if cut else last_formula(text)
 
 
 def boxed_answers(text):
-    r"""[(place, answer, True)] of the last box and of those that make a list with it.
+    r"""The Mark of the last box, with the boxes of the same passage; none without a box.
 
-    "x = \boxed{2} or x = \boxed{-3}" is 2, -3. Of "\boxed{5}, no, \boxed{6}" only 6 is left, of "\boxed{\frac12},
-    that is \boxed{0.5}" only 0.5.
+    x = \boxed{2} or x = \boxed{-3}          2, -3
+    \boxed{5}, no, \boxed{6}                 6
+    \boxed{\frac12}, or \boxed{0.5}          0.5
     """
     boxes = []  # (start, end, content)
     for box in list(BOX.finditer(text))[-12:]:
@@ -73,25 +92,27 @@ def boxed_answers(text):
     if not boxes:
         return []
     place, _, content = boxes.pop()
-    answers, first = [content], place
+    answers, trees, first, work = [content], [read_answer(content)], place, [MAX_WORK]
     for start, end, content in reversed(boxes):
-        between = text[end:first]
         if start < first < end:
-            continue  # a box in a box
-        if len(between) > 80 or NO_LIST.search(between):
+            continue  # the other box is in this one
+        joint = text[end:first]
+        if len(joint) > 80 or BREAK.search(joint):
             break
-        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", between)
-        if labelled or not any(same_answer(content, answer) for answer in answers):
+        first, tree = start, read_answer(content)
+        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", joint)  # x = 3 and y = 3 are two
+        with LOCK:
+            restated = not labelled and any(same_tree(tree, other, work) for other in trees)
+        if not restated:
             answers.insert(0, content)
-        first = start
-    return [(place, ", ".join(answers), True)]
+            trees.append(tree)
+    return [Mark(place, ", ".join(answers), True)]
 
 
 def stated_answers(text, cut):
-    """[(place, answer, certain)] of what follows "the answer is", #### and the like."""
-    phrases = [*MARK.finditer(text)][-6:] + ([] if cut else [*PICK.finditer(text)])
-    found = []
-    for phrase in phrases:
+    """The Marks of what follows "the answer is", #### and the like."""
+    marks = []
+    for phrase in [*STATED.finditer(text)][-6:] + ([] if cut else [*PICKED.finditer(text)]):
         rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
         end = SENTENCE_END.search(rest + "\n").start()
         letter = LETTER.match(rest)
@@ -102,36 +123,37 @@ def stated_answers(text, cut):
         if long and not cut:
             answer = last_formula(answer) or answer
         unfinished = cut and end == len(rest)  # of two, the whole one counts
-        found.append((phrase.start(), answer, not long and not unfinished and is_answer(answer)))
-    return found
+        marks.append(Mark(phrase.start(), answer, not long and not unfinished and is_answer(answer)))
+    return marks
 
 
 def is_answer(text):
     """Whether a text is a number, formula, choice or name, and not words about the answer: reasonable, in the box."""
-    if choice(text):
+    if choice(text) or re.fullmatch("[A-Z][a-z]+", text):
         return True
+    first_word = re.match(r"[^\w\\]*([a-z]{2,})\b", text)
+    if first_word and first_word[1] not in SIGNS:
+        return False
     words = re.search(r"(?<![\\\w])[A-Za-z]{2,} [A-Za-z]{2,}", text)
-    if words and not re.fullmatch(r"[^\w\\]*[\d.,/]*\d ?[a-zA-Z\d ²³/]*\W*", text):  # 48 square units
-        return False
-    first = re.match(r"[^\w\\]*([a-z]{2,})\b", text)
-    if first and first[1] not in SIGNS:
-        return False
-    return bool(re.fullmatch("[A-Z][a-z]+", text)) or read(text)[0] != "text"
+    number_with_unit = re.fullmatch(r"[^\w\\]*[\d.,/]*\d ?[a-zA-Z\d ²³/]*\W*", text)  # 48 square units
+    return (number_with_unit or not words) and read_answer(text)[0] != "text"
 
 
 def last_formula(text):
-    """What follows the last "is" of the last line, if that can be read; else the last formula or number."""
+    """What the last line says that something is, if that can be read; else the last formula or number."""
     line = text.strip().rpartition("\n")[2][-300:]
     if choice(line):
         return tidy(line)
-    last = re.split(r"\b(?:is|are|equals|be|get)\b:?", line)[-1]
-    if choice(last) or not re.search(r"[A-Za-z]{2,} [A-Za-z]{2,}", last) and read(last)[0] not in ("text", *SEQUENCES):
-        return tidy(last)
-    verb, last = re.split(r"(?i)\b(is|are|gives?|get|so|hence|thus|therefore)\b[:,]?", " so " + line)[-2:]
-    words = re.findall(r"(?<!\\)\b[A-Za-z]{2,}", last)
-    tree = read(last) if {*words} <= {"and", "or", "text"} else ("text", "")
-    if tree[0] in SEQUENCES and (verb in ("is", "are", "give", "gives", "get") or is_related(tree)):
-        return tidy(last)
+    verb, said = VERB.split(" so " + line)[-2:]
+    tree = read_answer(said)
+    if tree[0] in SEQUENCES:  # the roots are 3 and 5; hence x = 3 or x = 5
+        words = {*re.findall(r"(?<!\\)\b[A-Za-z]{2,}", said)} - {"and", "or", "text"}
+        values = all(item[0] == "rel" and item[1][0] == "name" for item in tree[1:])
+        if not words and (values or verb.lower() not in ("so", "hence", "thus", "therefore")):
+            return tidy(said)
+    elif verb in ("is", "are", "be", "equals", "get"):
+        if choice(said) or tree[0] != "text" and not re.search("[A-Za-z]{2,} [A-Za-z]{2,}", said):
+            return tidy(said)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None
 
@@ -145,11 +167,12 @@ def tidy(text):
 
 # comparing it with the gold answer ------------------------------------------------------------------------
 
-CHOICE = re.compile(r"(?i)(?:\(([a-j])\)|([a-j])\)|(?-i:([A-Ja-d])(?:[.:]|$)))(?!\s*(?:and\b|or\b|[,&]))\s*(.*)", re.S)
+CHOICE = re.compile(r"""(?xis) (?: \(([a-j])\) | ([a-j])\) | (?-i:([A-Ja-d])(?:[.:]|$)) )  # (C) 12, C) 12, C. 12, C
+    (?! \s*(?:and\b|or\b|[,&]) ) \s*(.*)""")
 
 
 def same_answer(prediction: str, gold: str, problem: str | None = None) -> bool:
-    """Whether a prediction equals the gold answer, under the conventions of docs/grading.md.
+    """Whether a prediction equals the gold answer.
 
     problem: the options that it lists let the value of an option stand for its letter.
     """
@@ -187,16 +210,27 @@ def choice(text):
 
 def read_sentence(text):
     """The tree of an answer, also of "the largest n is 34"."""
-    tree = read(text)
-    if tree[0] != "text" or not re.search(r"\b(?:is|are|equals)\b", text):
-        return tree
-    last = read(re.split(r"\b(?:is|are|equals)\b", text)[-1])
+    tree = read_answer(text)
+    said = re.split(r"\b(?:is|are|equals)\b", text)
+    last = read_answer(said[-1]) if tree[0] == "text" and len(said) > 1 else tree
     return tree if last[0] == "text" else last
 
 
 def read_number(text: str) -> Fraction | None:
     """The exact value of one plain number (decimal, fraction, mixed, with currency, % or unit), else None."""
-    node = without_units(read(text if ":" not in text else ""))  # 3:2 is a ratio or a time
+    node = without_units(read_answer(text if ":" not in text else ""))  # 3:2 is a ratio or a time
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
     top, bottom = node[1:] if node[0] == "/" else (node, ONE)
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
+
+
+def gold_text(answer) -> str:
+    """The text of a gold answer: a string, a number, or a list of one of them ([5] and ["5"] are "5").
+
+    ValueError, with the reason, for another JSON value.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise ValueError("neither a string nor a number nor a list of one")
+    return str(answer)

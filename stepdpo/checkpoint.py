@@ -21,16 +21,22 @@ CANNOT_MATTER = {  # flags that --resume may change, since they decide no weight
 
 # --------------------------------------------------------------------------------------------- settings
 
-def run_settings(flags, device, **contents):
-    """What must be the same for a run to go on: every flag that can matter, by what it means.
+def run_settings(flags: dict, device: str, models: dict, rows: dict) -> dict:
+    """What must be the same for a run to go on: every flag that can matter, {name: value}.
 
-    flags: {name: value}. device: the kind that the run is on. contents: fingerprints, which stand in place of paths.
+    device: the kind that the run is on. models, rows: {flag: folder} and {flag: examples}, of which the content counts
+    and not the path.
     """
     settings = {name: value for name, value in flags.items() if name not in CANNOT_MATTER}
-    return settings | {"device": device} | contents
+    settings["device"] = device
+    for name, folder in models.items():
+        settings[name] = model_fingerprint(folder)
+    for name, examples in rows.items():
+        settings[name] = rows_fingerprint(examples)
+    return settings
 
 
-def model_fingerprint(folder):
+def model_fingerprint(folder: str) -> str:
     """16 hex digits that stand for the content of a model folder, wherever it lies and whatever its dates are.
 
     Of weights: name, size and excerpts of every file, which takes no time where they are 100 GB.
@@ -54,7 +60,7 @@ def excerpts(path, places=64, length=4096):
     return pieces
 
 
-def rows_fingerprint(examples):
+def rows_fingerprint(examples) -> str:
     """16 hex digits that stand for rows as they are trained on: tokens, sides and weights, in order."""
     digest = hashlib.sha256()
     for example in examples:
@@ -63,30 +69,38 @@ def rows_fingerprint(examples):
     return digest.hexdigest()[:16]
 
 
-def write_run(out, settings, finished=False):
+def write_run(out: str, settings: dict, finished: bool = False):
     """Write OUT/run.json, from one process."""
     if first_process():
         write_aside(os.path.join(out, "run.json"), json.dumps({"settings": settings, "finished": finished}, indent=1))
 
 
-def check_run(out, settings):
+def check_run(out: str, settings: dict) -> bool | None:
     """Whether the run in OUT has finished; None when there is none. UserError when its settings are others."""
     path = os.path.join(out, "run.json")
     if not os.path.exists(path):
         if holds_run(out):
             raise UserError(f"{out}: run.json is gone, and nothing else says what the run was; name another --out", 2)
         return None
-    with open(path) as file:
-        run = json.load(file)
-    names = sorted(run["settings"].keys() | settings.keys())
-    other = [name for name in names if run["settings"].get(name) != settings.get(name)]
+    before, finished = read_run(path)
+    other = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
     if other:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise UserError(f"{out}: made with another {flags}; resume with the same or name another --out", 2)
-    return run["finished"]
+    return finished
 
 
-def prepare_out(out, resume, models):
+def read_run(path: str) -> tuple[dict, bool]:
+    """(settings, whether the run has finished) of a run.json. UserError for what is none."""
+    try:
+        with open(path) as file:
+            run = json.load(file)
+        return dict(run["settings"]), bool(run["finished"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: does not hold the settings of a run; name another --out", 2) from error
+
+
+def prepare_out(out: str, resume: bool, models: list[str | None]):
     """Make OUT. UserError where it cannot be made or used. models: the folders that a run starts from."""
     if not resume and holds_run(out):
         raise UserError(f"{out}: holds a run; go on with --resume or name another --out", 2)
@@ -99,26 +113,26 @@ def prepare_out(out, resume, models):
         raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
 
 
-def holds_run(out):
+def holds_run(out: str) -> bool:
     """Whether OUT holds something of a run."""
     return bool(files_in(out, "run.json", "metrics.jsonl", "reference.safetensors") or checkpoints(out))
 
 
 # ------------------------------------------------------------------------------------------ checkpoints
 
-def trained(model):
+def trained_parameters(model) -> dict:
     """{name: parameter} of what is trained: what requires a gradient. Nothing else decides it."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def checkpoints(out):
+def checkpoints(out: str) -> list[str]:
     """Folders of the whole checkpoints in OUT, oldest first."""
     return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
 
 
-def announce_saves(out, model, saves):
+def announce_saves(out: str, model, saves: int):
     """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
-    checkpoint = 12 * sum(p.numel() for p in trained(model).values())  # float32, and two moments of AdamW
+    checkpoint = 12 * sum(p.numel() for p in trained_parameters(model).values())  # float32, and two moments of AdamW
     export = 8 * sum(p.numel() for p in model.parameters())  # shards, then one file
     number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
     need, room = number * checkpoint + export, shutil.disk_usage(out).free
@@ -128,7 +142,7 @@ def announce_saves(out, model, saves):
                         "make room, name another --out, or save less often (--save-every)")
 
 
-def save_checkpoint(out, model, optimizers, progress):
+def save_checkpoint(out: str, model, optimizers: list, progress: dict):
     """Write OUT/checkpoint-STEP aside, then rename it; keep the last two.
 
     An optimizer makes its state when it takes its first step; before that there is nothing to save.
@@ -140,7 +154,7 @@ def save_checkpoint(out, model, optimizers, progress):
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
     dist.barrier()
-    state = {"model": {name: parameter.detach() for name, parameter in trained(model).items()}}
+    state = {"model": {name: parameter.detach() for name, parameter in trained_parameters(model).items()}}
     for number, optimizer in enumerate(optimizers):
         if optimizer.state:
             state[f"optimizer {number}"] = get_optimizer_state_dict(model, optimizer)
@@ -153,7 +167,7 @@ def save_checkpoint(out, model, optimizers, progress):
     dist.barrier()
 
 
-def load_checkpoint(path, model, optimizers):
+def load_checkpoint(path: str, model, optimizers: list) -> dict:
     """Take up a checkpoint; returns its progress. UserError when it holds what is not trained, or not so, now."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
@@ -162,7 +176,7 @@ def load_checkpoint(path, model, optimizers):
         set_optimizer_state_dict,
     )
     saved = saved_places(path)
-    state = {"model": {name: parameter.detach() for name, parameter in trained(model).items()}}
+    state = {"model": {name: parameter.detach() for name, parameter in trained_parameters(model).items()}}
     for number, optimizer in enumerate(optimizers):
         if f"optimizer {number}" in saved:  # torch fills the state of a new optimizer, for dcp.load to write into
             state[f"optimizer {number}"] = get_optimizer_state_dict(model, optimizer)

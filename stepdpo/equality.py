@@ -1,6 +1,6 @@
 r"""Are two trees equal? Lists and relations part by part, numbers and expressions by value.
 
-    python -c "from stepdpo.equality import *; from stepdpo.expressions import read; \
+    python -c "from stepdpo.equality import *; from stepdpo.expressions import read_answer as read; \
         print(same_tree(read(r'2\sin x\cos x'), read(r'\sin 2x'), [MAX_WORK]))"
 
 An expression with variables is computed at a few fixed points: 2 sin x cos x and sin 2x agree at all of them. A number
@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import mpmath
 
-from stepdpo.expressions import INFINITY, ONE, REALS, SEQUENCES, names, without_units
+from stepdpo.expressions import INFINITY, ONE, REALS, SEQUENCES, ZERO, names, without_units
 
 MAX_BITS = 16_000  # of an exact power: about 4,800 digits
 MAX_WORK = 2000  # operations in one comparison (`work` holds how many are left); 150 bits of exact numbers are one
@@ -102,7 +102,7 @@ def at_points(work, *trees):
             pass
 
 
-def close(x, y, error=0):
+def nearly_equal(x, y, error=0):
     """Equal up to `error` where both are exact; else in 40 digits too, however small they are."""
     if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
         x, y = MP.convert(x), MP.convert(y)
@@ -116,7 +116,7 @@ def same_value(a, b, work):
         return rounds_to(a[1], b)
     error = max(printing_error(a), printing_error(b))
     pairs = list(at_points(work, a, b))
-    if all(close(x, y, error) for x, y in pairs):
+    if all(nearly_equal(x, y, error) for x, y in pairs):
         return len(pairs) > bool(names(a) | names(b))
     three_digits = is_decimal(b) and b[2] > 0 and abs(b[1]) * 10 ** b[2] >= 100
     return three_digits and not is_decimal(a) and not names(a) and rounds_to(pairs[0][0], b)
@@ -127,8 +127,12 @@ def is_decimal(node):
 
 
 def rounds_to(x, decimal):
-    """Whether a real x, rounded half up, is the decimal: 33.333 and 100/3 are 33.3, and 33.25 is too."""
-    return not MP.im(x) and x * decimal[1] >= 0 and -1 <= 2 * (abs(x) - abs(decimal[1])) * 10 ** decimal[2] < 1
+    """Whether x, rounded half up, is the decimal: 33.333 and 100/3 are 33.3, and 33.25 is too."""
+    if not isinstance(x, Fraction):
+        if MP.im(x):
+            return False
+        x = MP.re(x)
+    return x * decimal[1] >= 0 and -1 <= 2 * (abs(x) - abs(decimal[1])) * 10 ** decimal[2] < 1
 
 
 def printing_error(node):
@@ -169,14 +173,15 @@ def same_tree(a, b, work):
 
 
 def without_common_units(a, b):
-    """5 cm is 5, and 5 cm is to 6 cm as 5 is to 6; but 5 cm is not 5 m."""
+    """The trees without the unit that only one of them has, or that both have: 5 cm is 5, but 5 cm is not 5 m."""
     x, y = without_units(a), without_units(b)
-    if (x == a) != (y == b):
-        return (a, b) if "name" in (a[0], b[0]) else (x, y)
-    if a[0] == b[0] == "*" and x != a and (
-            [part for part in a[1:] if without_units(part) == ONE] == [part for part in b[1:] if without_units(part) == ONE]):
-        return x, y
-    return a, b
+    one_has = (x == a) != (y == b) and "name" not in (a[0], b[0])
+    return (x, y) if one_has or (units_of(a) and units_of(a) == units_of(b)) else (a, b)
+
+
+def units_of(tree):
+    """The units that a product holds: cm^2 of 5 cm^2."""
+    return [part for part in tree[1:] if without_units(part) == ONE != part] if tree[0] == "*" else []
 
 
 def same_where(a, b, work):
@@ -223,15 +228,10 @@ def is_related(tree):
 
 
 def as_intervals(tree, work):
-    r"""0 < x <= 1 as (0, 1], x \neq 2 as (-oo, 2), (2, oo), also x \neq 2, x \neq 3; what is no such thing as it is."""
+    r"""0 < x <= 1 is (0, 1], and x \neq 2 is (-oo, 2), (2, oo). Another tree stays as it is."""
     holes = excluded(tree)
     if holes:
-        values = [values[0] for hole in holes for values in at_points(work, hole)]
-        if len(values) < len(holes) or names((",", *holes)) or any(MP.im(x) for x in values):
-            return tree
-        holes = [hole for _, hole in sorted(zip(values, holes), key=lambda pair: pair[0])]
-        ends = [("neg", INFINITY), *holes, INFINITY]
-        return ",", *(("()", left, right) for left, right in zip(ends, ends[1:]))
+        return between(holes, work) or tree
     if tree[0] != "rel" or {*tree[2::2]} - {"<", "<="}:
         return tree
     signs, sides = ["<", *tree[2::2], "<"], [("neg", INFINITY), *tree[1::2], INFINITY]
@@ -244,15 +244,32 @@ def as_intervals(tree, work):
 
 
 def excluded(tree):
-    r"""The numbers that x is not: 2 and 3 of x \neq 2, x \neq 3, of x \neq 2, 3 and of \mathbb{R} \setminus \{2, 3\}."""
+    r"""[2, 3] of x \neq 2, x \neq 3, of x \neq 2, 3 and of \mathbb{R} \setminus \{2, 3\}; else []."""
     if tree[0] == r"\setminus":
-        holes = tree[2]
-        return list(holes[1:] if holes[0] in ("{}", ",") else [holes]) if tree[1] == REALS else []
-    items = tree[1:] if tree[0] == "," else [tree]
-    if items and items[0][0] == "rel" and all(
-            item[0] not in SEQUENCES if item[0] != "rel" else item[2:3] == ("!=",) and item[1] == items[0][1] for item in items):
-        return [item[3] if item[0] == "rel" else item for item in items] if items[0][1][0] == "name" else []
-    return []
+        holes = tree[2][1:] if tree[2][0] in ("{}", ",") else tree[2:]
+        return list(holes) if tree[1] == REALS else []
+    unknown, holes = None, []
+    for item in tree[1:] if tree[0] == "," else (tree,):
+        if item[0] == "rel" and item[2:3] == ("!=",) and item[1][0] == "name" and unknown in (None, item[1]):
+            unknown = item[1]
+            holes.append(item[3])
+        elif unknown and item[0] not in ("rel", *SEQUENCES):
+            holes.append(item)
+        else:
+            return []
+    return holes
+
+
+def between(holes, work):
+    """The intervals between some numbers, (-oo, 2), (2, oo) of [2]; None where they are no real numbers."""
+    places = []
+    for hole in holes:
+        point = None if names(hole) else next(at_points(work, hole), None)
+        if point is None or MP.im(point[0]):
+            return None
+        places.append((MP.re(point[0]), hole))
+    ends = [("neg", INFINITY), *(hole for _, hole in sorted(places, key=lambda pair: pair[0])), INFINITY]
+    return ",", *(("()", left, right) for left, right in zip(ends, ends[1:]))
 
 
 def same_relation(a, b, work):
@@ -260,11 +277,12 @@ def same_relation(a, b, work):
     side_by_side = all(same_tree(*pair, work) for pair in zip(a[1::2], b[1::2]))
     if side_by_side or len(a) > 4:
         return side_by_side
-    if a[2] == "=" and {is_function(a[1]) or a[1], is_function(b[1]) or b[1]} == {True, ("name", "y")}:
+    y = ("name", "y")
+    if a[2] == "=" and ((is_function(a[1]) and b[1] == y) or (a[1] == y and is_function(b[1]))):
         return same_tree(a[3], b[3], work)
     ratio = ("/", *(("+", left, ("neg", right)) for _, left, _, right in (a, b)))
     first, *others = [ratio for ratio, in at_points(work, ratio)] or [0]
-    return first != 0 and others != [] and all(close(first, other) for other in others) and (
+    return first != 0 and others != [] and all(nearly_equal(first, other) for other in others) and (
         a[2] in ("=", "!=") or MP.re(first) > 0)
 
 
@@ -296,15 +314,10 @@ def is_matrix(node):
 
 def same_matrix(a, b, work):
     """Cell by cell; a column is a tuple too."""
-    size = max(len(grid) for grid in (cells(a, 0), cells(b, 0)) if grid)
-    grids = []
-    for tree in (a, b):
-        if tree[0] in (",", "()", "[]"):
-            grids.append([[item] for item in tree[1:]])
-        else:
-            grids.append(cells(tree, size) or [])
-    rows, others = grids
-    return [len(row) for row in rows] == [len(row) for row in others] and all(
+    size = max(len(cells(tree, 0) or []) for tree in (a, b))
+    rows, others = (
+        [[item] for item in tree[1:]] if tree[0] in (",", "()", "[]") else cells(tree, size) or [] for tree in (a, b))
+    return [len(row) for row in rows] == [len(row) for row in others] != [] and all(
         same_tree(*pair, work) for row, other in zip(rows, others) for pair in zip(row, other))
 
 
@@ -317,12 +330,15 @@ def cells(node, size):
     if kind == "matrix":
         return [list(row[1:]) for row in parts]
     if node == ("name", "I") and size:
-        return [[ONE if row == column else ("num", Fraction(0), 0) for column in range(size)] for row in range(size)]
+        return [[ONE if row == column else ZERO for column in range(size)] for row in range(size)]
     if kind not in ("neg", "+", "*", "/"):
         return None
     grids = [cells(part, size) for part in parts]
     shapes = [[len(row) for row in grid] for grid in grids if grid]
-    if not shapes or shapes.count(shapes[0]) < len(shapes) or len(shapes) != (len(grids) if kind == "+" else 1):
+    if len(shapes) != (len(parts) if kind == "+" else 1) or any(shape != shapes[0] for shape in shapes):
         return None
-    return [[(kind, *(grid[row][column] if grid else part for grid, part in zip(grids, parts)))
-             for column in range(width)] for row, width in enumerate(shapes[0])]
+    rows = []
+    for row, width in enumerate(shapes[0]):
+        rows.append([(kind, *(grid[row][column] if grid else part for grid, part in zip(grids, parts)))
+                     for column in range(width)])
+    return rows

@@ -1,10 +1,10 @@
 r"""Read an answer, LaTeX or plain text, into a tree. Nothing is ever executed.
 
-    python -c "from stepdpo.expressions import read; print(read(r'x = \frac12 \cdot \pi'))"
+    python -c "from stepdpo.expressions import read_answer; print(read_answer(r'x = \frac12 \cdot \pi'))"
 
     text    x = \frac12 \cdot \pi
     tokens  x  =  \frac  12  *  \pi                  one_spelling() and tokenize(): one name for each sign
-    tree    ("rel", x, "=", ("*", ("/", 1, 2), \pi))         parse(); x is short for ("name", "x"), 1 for a "num"
+    tree    ("rel", x, "=", ("*", ("/", 1, 2), \pi))         expression(); x is short for ("name", "x"), 1 for a "num"
 
 The grammar, from what binds loosest to what binds tightest. Two operands side by side are a product.
 
@@ -48,15 +48,17 @@ CLOSERS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}", "}")}
 CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
-    eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+    eighth ninth tenth hundredth thousandth twice thrice double triple less more fewer than least most below above
+    under""".split()}
 QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
-ONE, TWO, INFINITY = ("num", Fraction(1), 0), ("num", Fraction(2), 0), ("name", r"\infty")
+ZERO, ONE, TWO = ("num", Fraction(0), 0), ("num", Fraction(1), 0), ("num", Fraction(2), 0)
+INFINITY = ("name", r"\infty")
 REALS = ("()", ("neg", INFINITY), INFINITY)
 
 
-def read(text):
+def read_answer(text):
     """The tree of an answer; ("text", words) where it is words, too long, or cannot be read."""
     text = one_spelling(text)
     try:
@@ -83,7 +85,7 @@ def is_prose(text):
 def whole_answer(tokens):
     """The tree of all tokens, with its condition if it has one."""
     skip_commas(tokens)
-    tree = parse(tokens, 0)
+    tree = expression(tokens, 0)
     if tokens[-1] == "where":
         tokens.pop()
         tree = "where", tree, condition(tokens)
@@ -100,12 +102,12 @@ def condition(tokens):
     while tokens[-1] == '"all"':
         tokens.pop()
     try:
-        tree = parse(tokens, 0)
+        tree = expression(tokens, 0)
         if tokens == [END] and (tree[0] == "rel" or tree[0] == "," and tree[1][0] == "rel"):
             return tree
     except (ValueError, ArithmeticError):
         pass
-    del tokens[1:]
+    tokens[:] = [END]
     if not QUANTIFIERS & {*words}:
         raise ValueError("no condition")
     return "text", " ".join(words)
@@ -130,10 +132,10 @@ def is_condition(item, earlier):
     return bool(variables) and variables <= names(("list", *earlier))
 
 
-def parse(tokens, depth, above=0):
+def expression(tokens, depth, above=0):
     """The tree of the next tokens, as far as they bind more tightly than `above`. It takes them away.
 
-    Of 2 * x + 1, parse above SUM takes ("*", 2, x) and leaves + 1.
+    Of 2 * x + 1, above SUM, it takes ("*", 2, x) and leaves + 1.
     """
     node = operand(tokens, depth, above)
     while True:
@@ -159,12 +161,12 @@ def skip_commas(tokens):
 def extend(left, sign, level, tokens, depth):
     """The tree of `left`, a sign, and the operand that comes next."""
     if sign in ("/", "^", ":"):
-        right = parse(tokens, depth, BESIDE)
+        right = expression(tokens, depth, BESIDE)
         if sign == ":" and tokens[-1] == ":":  # 3:2 is a fraction, 3:2:1 a triple
             tokens.pop()
-            return "()", left, right, parse(tokens, depth, BESIDE)
+            return "()", left, right, expression(tokens, depth, BESIDE)
         return sign.replace(":", "/"), left, right
-    right = parse(tokens, depth, level)
+    right = expression(tokens, depth, level)
     if sign == r"\over":
         return "/", left, right
     if sign == r"\setminus":
@@ -176,10 +178,11 @@ def extend(left, sign, level, tokens, depth):
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is
     parts = left[1:] if left[0] == kind else (left,)
     last = left if level == CALL else parts[-1]
-    two_numbers = level == BESIDE and last[0] == right[0] == "num" and right[2] is not None  # 5 million is 5 1e6
-    word_first = last != ONE and without_units(last) == ONE and without_units(right) != ONE  # "room 5", "print(42)"
-    if two_numbers or word_first and level in (CALL, BESIDE):
-        raise ValueError("two numbers, or a word before a number")
+    if level in (CALL, BESIDE):
+        two_numbers = level == BESIDE and last[0] == right[0] == "num" and right[2] is not None  # 5 million is 5 1e6
+        word_first = last != ONE and without_units(last) == ONE  # room 5, print(42)
+        if two_numbers or (word_first and (right == ONE or without_units(right) != ONE)):
+            raise ValueError("two numbers, or a word before a number")
     return kind, *parts, right
 
 
@@ -196,7 +199,7 @@ def relation(left, sign, right):
 def operand(tokens, depth, above):
     """An atom with its sign before it, or with ! and the base behind it."""
     if tokens[-1] in ("+", "-") and depth < MAX_DEPTH:
-        sign, node = tokens.pop(), parse(tokens, depth + 1, max(above, PRODUCT))
+        sign, node = tokens.pop(), expression(tokens, depth + 1, max(above, PRODUCT))
         if sign == "+":
             return node
         return ("num", -node[1], node[2]) if node[0] == "num" else ("neg", node)
@@ -224,7 +227,7 @@ def atom(tokens, depth):
     if token in PREFIXES:
         return function(token, tokens, depth + 1)
     if token in CURRENCIES and (tokens[-1][0].isdigit() or tokens[-1] == r"\frac"):  # $5 million
-        return "*", parse(tokens, depth + 1, CALL), ("name", token)
+        return "*", expression(tokens, depth + 1, CALL), ("name", token)
     if token in POWERS and tokens[-1][0] == '"':
         return "^", atom(tokens, depth + 1), ("num", Fraction(POWERS[token]), 0)
     if token in NO_UNITS or not (token in NAMES or token[0] == '"' or len(token) == 1 and token.isalpha()):
@@ -240,18 +243,22 @@ def number(token):
     if mixed:
         whole, top, bottom = map(int, filter(None, mixed.groups()))
         return "num", whole + Fraction(top, bottom), 0
-    token = re.sub("[, ]", "", token).replace("⁄", "/")
-    return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
+    token = re.sub("[, ]", "", token).replace("⁄", "/").lower()
+    digits, _, exponent = token.partition("e")
+    places = len(digits.partition(".")[2])
+    if exponent:
+        places = max(0, places - int(exponent)) if "." in digits else None
+    return "num", Fraction(token), places
 
 
 def brackets(opener, tokens, depth):
     """What stands in brackets: a list, tuple, interval or set, or the one tree in them."""
     skip_commas(tokens)
     rows = opener == tokens[-1] == "["  # [[1, 2], [3, 4]] is a matrix
-    tree = (",",) if tokens[-1] in CLOSERS[opener] else parse(tokens, depth)
+    tree = (",",) if tokens[-1] in CLOSERS[opener] else expression(tokens, depth)
     if tokens[-1] == r"\mid":
         tokens.pop()
-        tree = such_that(tree, parse(tokens, depth))
+        tree = such_that(tree, expression(tokens, depth))
     items, closer = tree[1:] if tree[0] == "," else (tree,), tokens.pop()
     kind = opener[-1] + closer[-1]
     if closer not in CLOSERS[opener] or len(items) < 2 and kind in ("(]", "[)"):
@@ -273,7 +280,7 @@ def matrix(tokens, depth):
     r"""The rows of a matrix or of a system of equations, up to its \end."""
     rows, row, sign = [], [], None
     while sign != r"\end":
-        row.append(parse(tokens, depth, LIST))
+        row.append(expression(tokens, depth, LIST))
         sign = tokens.pop()
         if sign == r"\\" and tokens[-1] == r"\end":
             sign = tokens.pop()
@@ -295,16 +302,16 @@ def function(name, tokens, depth):
         index = TWO
         if tokens[-1] == "[":
             tokens.pop()
-            index = parse(tokens, depth)
+            index = expression(tokens, depth)
             if tokens.pop() != "]":
                 raise ValueError("no ]")
         return "^", atom(tokens, depth), ("/", ONE, index)
     marks = {}
     while tokens[-1][0] in "^_":
         mark = tokens.pop()
-        marks[mark[0]] = parse(tokens, depth, BESIDE) if mark == "^" else parse(tokenize(mark[1:]), depth)
+        marks[mark[0]] = expression(tokens, depth, BESIDE) if mark == "^" else expression(tokenize(mark[1:]), depth)
     base, exponent = marks.get("_"), marks.get("^")
-    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else parse(tokens, depth, CALL)
+    node = atom(tokens, depth) if tokens[-1] in ("(", "{", "[") else expression(tokens, depth, CALL)
     if exponent == ("num", -1, 0):
         return r"\arc" + name[1:], node
     node = ("/", (name, node), (name, base)) if base else (name, node)

@@ -42,10 +42,6 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
 
 def check_ask_flags(args):
     """UserError for values that no engine can use. Reads --extra-body."""
-    for name in ("model", "tokenizer", "base_url", "device"):
-        if getattr(args, name, None) == "":
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is empty (an unset variable?); give a value or leave it out", 2)
     args.extra_body = parse_extra_body(args.extra_body)
     if args.extra_body and not args.base_url:
         raise UserError("--extra-body is for a server; give --base-url, too", 2)

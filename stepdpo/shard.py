@@ -11,23 +11,22 @@ shapes and no memory, sharded there, and only then given memory and filled.
 import contextlib
 import functools
 
-from stepdpo.export import export  # noqa: F401 (a model's whole life is offered here, for the scripts)
-from stepdpo.folder import files_in, find_model, load_config  # noqa: F401
-from stepdpo.processes import first_process, processes, say  # noqa: F401
-from stepdpo.weights import copy_shard, draw_weights, fused_names, load_weights  # noqa: F401
+from stepdpo.command import UserError
+from stepdpo.folder import first_line, load_config, weight_files
+from stepdpo.processes import say
+from stepdpo.weights import copy_shard, draw_weights, load_weights
 
 
 def build_model(config, device, dtype):
-    """The model of a configuration as a Scorer, with our attention."""
+    """(The model of a configuration as a Scorer, why it does not take the trie or None). See paths.py."""
     import torch
-    from transformers import AttentionInterface, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from stepdpo.attention import attend
-    from stepdpo.scorer import Scorer
-    AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
+    from stepdpo.paths import choose_path
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
-    return Scorer(model).eval()  # no dropout, as a module or a function: policy and reference are asked alike
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.eval()  # no dropout, as a module or a function: policy and reference are asked alike
+    return choose_path(model)
 
 
 def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
@@ -38,30 +37,52 @@ def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, co
     offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
     computed again by the backward pass. compiled: torch.compile on each layer around its attention.
     prepare: called with the transformers model, its weights on "meta", before it is sharded. It may freeze weights
-    (what is trainable is what requires a gradient) and add some; those must have values, the same in every process.
+    (what is trainable is what requires a gradient) and add some: those must have values, the same in every process,
+    and the others must keep their names.
+    UserError, in one line, for a model that cannot be trained.
     """
-    import torch
     config = load_config(folder)
-    fused_names(config)  # refuses what could not be exported, before anything is computed
-    model = build_model(config, "meta", torch.float32)
+    try:
+        return place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: models of type {config.model_type} cannot be trained here "
+                        f"({type(error).__name__}: {first_line(error)}); see docs/models.md", 2) from error
+
+
+def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare):
+    import torch
+
+    from stepdpo.paths import settle
+    model, reason = build_model(config, "meta", torch.float32)
+    own = set(model.model.state_dict())
     if prepare:
         prepare(model.model)
-    added = {name: tensor for name, tensor in model.model.state_dict().items() if not tensor.is_meta}
-    for layer in model.layers:
-        if compiled:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
-        if checkpointing:
-            keep_input_only(layer)
+    added = {name: tensor for name, tensor in model.model.state_dict().items() if name not in own}
+    model.added = set(added)
     shard(model, mesh, offload)
     model.to_empty(device="cpu" if offload else mesh.device_type)  # the first memory that the weights take
     restore_buffers(model.model, mesh.device_type)
-    if files_in(folder, "*.safetensors"):
-        load_weights(model.model, folder, added)
+    files = weight_files(folder, config)
+    if files:
+        load_weights(model.model, folder, files, added)
     else:
         draw_weights(model.model, folder, seed, added)
     for name, tensor in model.model.state_dict().items():
         if name in added:
             copy_shard(tensor, added[name])
+    with no_gradients(model):
+        reason = settle(model, torch.device(mesh.device_type)) or reason
+    if not model.by_trie:
+        say(f"{folder}: trains by separate rows, without sharing prefixes, because this model {reason}")
+    if not model.fused:
+        say(f"{folder}: computes the logits of every token, because this model makes them in a way of its own")
+    for layer in model.layers:
+        if compiled:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        if checkpointing:
+            keep_input_only(layer)
     return model
 
 
@@ -75,14 +96,16 @@ def keep_input_only(layer):
 def restore_buffers(model, device):
     """Compute anew the buffers that no file holds, such as the frequencies of rope; to_empty left garbage in them.
 
-    They live on the device also where weights are offloaded. transformers computes them in `_init_weights`, which
-    fills the weights of those modules too: call this before weights are loaded.
+    transformers does it where it draws random weights, and leaves alone what is marked as having values: the weights,
+    which are filled after this. Buffers live on the device also where weights are offloaded.
     """
     for module in model.modules():
+        module._is_hf_initialized = False
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-        if module._non_persistent_buffers_set:
-            model._init_weights(module)
+    for weight in model.parameters():
+        weight._is_hf_initialized = True
+    model.initialize_weights()
 
 
 @contextlib.contextmanager

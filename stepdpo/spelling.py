@@ -1,33 +1,41 @@
-r"""How signs are written: a text in one spelling, and its tokens."""
+r"""How answers are spelled: a text in one spelling, and its tokens.
+
+    text           $\dfrac{1}{2}·x^{\circ}$ ,\; 5\text{ cm}²
+    one_spelling   \dfrac{1}{2}·x^{\circ} ,   5  "cm" ^{2}
+    tokenize       \frac { 1 } { 2 } * x "deg" , 5 "cm" ^ { 2 }
+
+Most of it is the dictionary SPELLINGS: · and \cdot and \times are one sign, *. A few things are no matter of single
+signs; they are rewritten in the text (REWRITES), each with an example beside it.
+"""
 import re
 import unicodedata
 
 MAX_CHARS = 1000  # a longer answer is compared as text
 
-# spelling: one name for each sign ------------------------------------------------------------------------
-
-SPELLINGS = {  # our sign, and how else it is written
+SPELLINGS = {  # our sign: how else it is written
     "*": r"\cdot \times \ast · ⋅ ∙ × ∗", "/": r"\div ÷ ⁄ per", "+": "plus", "-": "minus negative", "^": "**",
-    "^ 2": "squared", "^ 3": "cubed", "!": "factorial", "12e0": "dozen", "1e2": "hundred", "1e3": "thousand",
-    "1e6": "million", "1e9": "billion", "1e12": "trillion",
-    "=": r"== := \equiv", "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant =< ≤ ⩽",
-    ">=": r"\ge \geq \geqslant ≥ ⩾", "!=": r"\ne \neq ≠", r"\in": "∈", r"\approx": r"\simeq",
-    ",": r"; and or \lor \vee \land \wedge \quad \qquad \&", r"\cup": "∪", "where": "for whenever", '"all"': "all any every each some",
+    "!": "factorial", "^ 2": "squared", "^ 3": "cubed",
+    "12e0": "dozen", "1e2": "hundred", "1e3": "thousand", "1e6": "million", "1e9": "billion", "1e12": "trillion",
+    "=": r"== := \equiv", "!=": r"\ne \neq ≠", "<": r"\lt", ">": r"\gt",
+    "<=": r"\le \leq \leqslant =< ≤ ⩽", ">=": r"\ge \geq \geqslant ≥ ⩾", r"\in": "∈", r"\approx": r"\simeq",
+    ",": r"; and or \lor \vee \land \wedge \quad \qquad \&", r"\cup": "∪", r"\setminus": r"\backslash except",
+    "where": "for whenever", '"all"': "all any every each some",
     "(": r"\langle ⟨", ")": r"\rangle ⟩", r"\{": r"\lbrace", r"\}": r"\rbrace", "'": r"\prime",
-    r"\setminus": r"\backslash except", r"\emptyset": r"\varnothing ∅",
-    r"\infty": "inf infinity oo ∞", "i": r'\imath "i"', "e": '"e"', r"\pi": "pi π", r"\phi": r"\varphi phi φ ϕ",
-    r"\epsilon": r"\varepsilon", r"\frac": r"\dfrac \tfrac \cfrac", r"\sqrt": "sqrt √", r"\abs": "abs",
-    r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan", r"\ln": r"\log log",
-    # words, which stand in quotes
-    '"percent"': r"% \% percent percentage pct", '"deg"': r"\circ \degree deg degree",
-    '"dollar"': r"\$ $ dollar usd", '"cent"': "cent", '"euro"': r"€ \euro euro", '"pound"': r"£ \pounds pound",
-    '"rupee"': "₹ rupee rs", '"yen"': "¥ yen", '"cm"': "cm centimeter centimetre", '"mm"': "mm millimeter millimetre",
-    '"km"': "km kilometer kilometre", '"m"': "meter metre", '"inch"': "inch inches in", '"foot"': "foot feet ft",
-    '"yd"': "yd yard", '"mi"': "mi mile", '"kg"': "kg kilogram", '"g"': "gram", '"mg"': "mg milligram",
-    '"lb"': "lb lbs", '"oz"': "oz ounce", '"l"': '"L" liter litre', '"ml"': "ml milliliter millilitre",
-    '"s"': "sec second", '"min"': "min mins minute", '"h"': "hr hrs hour", '"n"': '"N" newton', '"j"': '"J" joule',
-    '"w"': '"W" watt', '"v"': '"V" volt', '"c"': '"C" celsius', '"f"': '"F" fahrenheit', '"am"': "am", '"pm"': "pm",
-    '"th"': "st nd rd th", '"square"': "sq", '"cubic"': "cu"}
+    r"\emptyset": r"\varnothing ∅", r"\infty": "inf infinity oo ∞", "i": r'\imath "i"', "e": '"e"', r"\pi": "pi π",
+    r"\phi": r"\varphi phi φ ϕ", r"\epsilon": r"\varepsilon", r"\frac": r"\dfrac \tfrac \cfrac",
+    r"\sqrt": "sqrt √", r"\abs": "abs", r"\arcsin": "asin", r"\arccos": "acos", r"\arctan": "atan",
+    r"\ln": r"\log log"}
+UNITS = {  # and other words; in a tree they stand in quotes
+    "percent": r"% \% percent percentage pct", "deg": r"\circ \degree deg degree",
+    "dollar": r"\$ $ dollar usd", "cent": "cent", "euro": r"€ \euro euro", "pound": r"£ \pounds pound",
+    "rupee": "₹ rupee rs", "yen": "¥ yen", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre",
+    "km": "km kilometer kilometre", "m": "meter metre", "inch": "inch inches in", "foot": "foot feet ft",
+    "yd": "yd yard", "mi": "mi mile", "kg": "kg kilogram", "g": "gram", "mg": "mg milligram", "lb": "lb lbs",
+    "oz": "oz ounce", "l": '"L" liter litre', "ml": "ml milliliter millilitre", "s": "sec second",
+    "min": "min mins minute", "h": "hr hrs hour", "n": '"N" newton', "j": '"J" joule', "w": '"W" watt',
+    "v": '"V" volt', "c": '"C" celsius', "f": '"F" fahrenheit', "am": "am", "pm": "pm", "th": "st nd rd th",
+    "square": "sq", "cubic": "cu"}
+SPELLINGS |= {f'"{unit}"': spellings for unit, spellings in UNITS.items()}
 GREEK = r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \omicron \pi \rho
     \varsigma \sigma \tau \upsilon \phi \chi \psi \omega""".split()
 FUNCTIONS = r"\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \lg \exp".split()
@@ -50,9 +58,9 @@ LAYOUT = r"""(?x) \\left\s*\\\{\s*(?=\\begin) | (?<!\\)\\(?: [()\[\],;:!\ ] | (?
 UNIT = r"""(?x) (?:(?<=[\d}])\s | (?<=circ)) \s*
     ( [mgshLKCFNJWV] | [a-z]{1,3}/[a-z]+ | (?!(?:pi|and|or|for|where)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2}[a-z ]*+)
     (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)"""
-REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matter of grammar, in this order
+REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
-    (LAYOUT, " "),
+    (LAYOUT, " "),  # \left( \, \displaystyle
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\b", r"(-\\infty,\\infty)"),
     (r"(?:\\|(?<![\w}^_]))\{([^|:]{1,60}?)(?:\||:|\\mid\b)(?=.*(?:[<>=≤≥≠]|\\(?:[lg]eq?|neq?|in)\b))",
@@ -63,16 +71,17 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [  # what is no matte
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # \text{5 cm} is 5 "cm"
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # around a formula; but a dollar sign without a partner is a currency
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),  # 3 x 10^8
-    (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b[\s\"]*:?", ""),
+    (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b"
+     r"[\s\"]*:?", ""),  # about 42
     (r"[(\[]\s*(\w\s*(?:\\in\b|∈)[^()]*)[)\]]\s*$", r", \1"),  # (k \in \mathbb{Z}) at the end
 ]]
 
 # without the spaces, markdown, math delimiters, line breaks and full stops around it; this takes linear time
-CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:\\)\]]|(?<!\\)[)\]]))?)")
+CONTENT = re.compile(r"(?s)(?:[ \t\r\n*_`:,;]|\\[(\[]|\\\\ )*+((?:.*(?:[^\s*_`.,;:\\)\]]|(?<!\\)[)\]]))?)")
 
 
 def one_spelling(text):
-    """A text in ASCII as far as that goes, without layout, with its words in quotes."""
+    """A text without layout, in few signs, with the words of \\text{} in quotes."""
     text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0>", text)  # 1½ is not 11/2
     text = re.sub(r"(?<=\d)\s*([ckm]?m)([²³])", r"\\text{\1}\2", text)  # 12m² is an area, 12m^2 may be a product
     text = re.sub(r"[₀-₉]+", r"_{\g<0>}", re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", r"^{\g<0>}", text))
@@ -86,12 +95,10 @@ def one_spelling(text):
     return CONTENT.match(text)[1]
 
 
-# tokens --------------------------------------------------------------------------------------------------
-
-MIXED = r"""(?<![\w.^]) (\d+) (?: (?:\s|\\[,;:!\ ])+ (\d+)\ ?/\ ?(\d+) | \s*(\d+)⁄(\d+)
+MIXED = r"""(?<![\w.^]) (\d++) (?: (?:\s|\\[,;:!\ ])++ (\d++)\ ?/\ ?(\d+) | \s*+(\d++)⁄(\d+)
     | \s*\\[dtc]?frac \s*(?:\{(\d+)\}|(\d)) \s*(?:\{(\d+)\}|(\d)) )"""  # 1 3/4, 1 3⁄4 and 1\frac34, but not x^1\frac34
 TOKEN = re.compile(rf"""\s*(?: (?P<mixed>{MIXED})
-    | (?P<number> (?:\d+⁄\d+
+    | (?P<number> (?:\d++⁄\d+
         | (?<![\d.,(\[_])(?<!\d\ )\d{{1,3}}(?:(?:,\d{{3}})+|(?:\ \d{{3}})+)(?![\d,)\]]|\ ?/|\ \d)(?:\.\d*)?
         | \d+(?:\.\d*)? | \.\d+) (?:[eE][+-]?\d{{1,3}}(?!\d))?)      # 1,000 is one number, (1,100) are two
     | (?P<subscript> _\s*(?:\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} | \d+ | "[^"]*" | \\[a-zA-Z]+ | \S))

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -269,20 +270,21 @@ echo 'all 10 50.0 %' >&2
 
 
 def test_rounds_on_any_model_and_task(tmp_path):
-    """Each round's policy asks, is the reference and is tested; all stages have one prompt; a second run does nothing."""
+    """Each round's policy asks, is the reference, is tested; all stages have one prompt; a second run does nothing."""
     log, stub = tmp_path / "log", tmp_path / "stub"
     stub.write_text(STUB.format(log=log))
     stub.chmod(0o755)
     (tmp_path / "problems.jsonl").write_text("1\n2\n3\n4\n")
     (tmp_path / "test.jsonl").write_text("5\n")
-    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts", "CORRECT": "--samples 4",
-           "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
+    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts",
+           "CORRECT": "--samples 4", "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
     out = tmp_path / "out"
     words = ("demo/rounds.sh", "M", tmp_path / "problems.jsonl", out, 2)
     done = bash(*words, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"the last policy: {out}/round-2/model"
-    assert (out / "round-1/problems.jsonl").read_text() + (out / "round-2/problems.jsonl").read_text() == "1\n3\n2\n4\n"
+    shares = [(out / f"round-{n}/problems.jsonl").read_text() for n in (1, 2)]
+    assert shares == ["1\n3\n", "2\n4\n"]
     said = log.read_text().splitlines()
     models = {stage: [re.search(r"--model (\S+)", line)[1] for line in said if line.startswith(stage)]
               for stage in ("collect", "locate", "correct", "train", "evaluate")}
@@ -316,7 +318,8 @@ def test_table_and_picture(tmp_path):
     (tmp_path / "times.tsv").write_text("before\t20\n")
     (tmp_path / "before.log").write_text("evaluate.py: 40 in, 30 kept, 10 dropped (length 10)\n")
     text = "\n".join(table.table(tmp_path))
-    assert re.search(r"final answer right +75\.0 % .* 100\.0 % .*\+25\.0 points \[\+12\.5, \+37\.5\]", text)
+    assert re.search(r"final answer right +75\.0 % .* 100\.0 % .*\+25\.0 points \[\+9\.3, \+38\.3\]", text)
+    # two problems are added, one won by each: mean 10/42, standard error sqrt((12/42 - (10/42)²) / 42)
     assert re.search(r"every step right +75\.0 %", text) and "1 of 2 located" in text and "1 of 1 pairs" in text
     assert re.search(r"before: evaluate.py +40 +30 +10 +length 10", text) and "wrong one: 50 %" not in text
     picture.draw(tmp_path, tmp_path / "picture.png")
@@ -459,8 +462,64 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "times.tsv").write_text("SFT\t60.0\t30.0\ncollect\t30.0\t20.0\ncollect\t30.0\t10.0\n")
     report.write_report(some)
     text = (tmp_path / "report.md").read_text()
-    # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
-    assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
+    # 25 of 100 problems gained, and one of either kind added: 25/102, standard error sqrt((27/102 - (25/102)²) / 102)
+    assert "| Step-DPO | 1 | 75.0 | +25.0 [+15.7, +33.3] |" in text and "SFT seed 1" not in text
     assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
     assert "| collect | 2 | 1.0 | 0.5 | 50.0 % |" in text
     assert (tmp_path / "figure2.png").stat().st_size > 9000
+
+
+def test_the_world_is_a_judge(run):
+    """locate.py takes demo/exact.py by its path."""
+    story = {"prompt": STORY, "answer": "110"}
+    told = [["60 + 15 = 75", "75 - 20 = 65", "65 × 2 = 130"], ["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 120"]]
+    rows = [{**story, "id": str(n), "completion": world.solution_text(
+        [f"\nStep {k}: So {text}." for k, text in enumerate(steps, 1)], int(steps[-1].split()[-1]), None)}
+        for n, steps in enumerate(told)]
+    located = run("locate.py", "--judge", ROOT / "demo/exact.py", rows=rows).rows
+    assert {row["id"]: row["bad_step"] for row in located} == {"0": 2, "1": 3}
+
+
+def test_true_steps_are_those_of_the_solution():
+    """In the words that a policy learns, with the closing line in the last step; none after that."""
+    for row in world.problems("decision", "train", 20, 0):
+        for k, part in enumerate(split_steps(row["solution"])[1:], 1):
+            assert f"Step {k}:" + kinds.true_step({**row, "bad_step": k}) == part.rstrip()
+        assert kinds.true_step({**row, "bad_step": k + 1}) is None
+
+
+def test_stories_for_a_pretrained_model():
+    """Values and steps are within the scale, all solutions are true, and the sides of the world's splits hold."""
+    scale = world.Scale(10, 999, (2, 3))
+    rows = world.problems("decision", "sft", 200, 0, scale, {})
+    values = [int(number) for row in rows for equation in world.truth(row["prompt"])[0]
+              for number in (equation[0], equation[3])]
+    assert min(values) >= 10 and 99 < max(values) <= 999
+    for row in rows:
+        assert row["level"] in (2, 3) and row["bad_step"] is None and world.split_of(row["prompt"]) == "sft"
+        assert world.first_wrong_step(row["prompt"], row["solution"]) is None
+
+
+def test_the_whole_comparison_on_a_pretrained_model(tmp_path):
+    """From SFT to the report, made once: a second run makes nothing, and other settings are refused."""
+    def reproduce_it(*flags, code=0):
+        done = subprocess.run([sys.executable, "-m", "demo.reproduce", "--out", tmp_path, "--jobs", "1", *flags],
+                              capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    model = ("--model", "demo/policy", "--quick")
+    said = reproduce_it(*model).stderr
+    assert "reproduce: SFT" in said and "reproduce: 0 cells left, " in said
+    times = (tmp_path / "times.tsv").read_text()
+    assert reproduce_it(*model).stderr.count("cells left") == 6 and (tmp_path / "times.tsv").read_text() == times
+    results = [load_rows(path)[0] for path in tmp_path.glob("cells/*/result.json")]
+    assert {len(result["greedy"]) for result in results} == {12, 8}
+    trained = [result for result in results if "pairs" in result]
+    assert trained and all(1 <= result["pairs"] <= 8 and result["metrics"][-1]["step"] > 0 for result in trained)
+    assert not list(tmp_path.glob("models/*/model.safetensors"))  # none is kept that is not needed
+    report_text = reproduce_it(*model, "--report").stdout
+    assert "| Step-DPO, verified | 1 |" in report_text and "| train step-dpo |" in report_text
+    assert re.search(r"\| [23] to [35] \| 10 to 99 \| \*\*", report_text)  # the scale that was chosen
+    assert "was begun with other settings (seeds, " in reproduce_it("--quick", code=2).stderr
+    assert "name the folder of a model" in reproduce_it("--model", "demo", code=2).stderr

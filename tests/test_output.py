@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from conftest import ROOT
 
 from stepdpo.command import UserError
 from stepdpo.output import Output
+from stepdpo.rows import format_row
 
 ENDS = {"out": "", "dropped": ".dropped.jsonl", "journal": ".done"}
 
@@ -259,3 +261,19 @@ def test_replies_of_an_unfinished_unit_are_not_asked_for_again(tmp_path):
     reply_to("a", "y", True)
     assert len(asked) == 2, "another question under that id"
     assert json.loads((tmp_path / "rows.done").read_text().splitlines()[1])["reply"] == ["text", "stop"]
+
+
+def test_memory_is_flat(tmp_path):
+    """About 100 bytes for each unit that is finished, however long its id and its rows are."""
+    n, path = 20_000, tmp_path / "rows"
+    Output("stage", str(path)).close_files()
+    with open(tmp_path / "rows.done", "ab") as journal:
+        for i in range(n):
+            journal.write(format_row({"unit": f"{i}" * 20, "content": f"{i:016x}", "drop": "why", "answered": True,
+                                      "kept": 0, "out": 0, "dropped": 0}))
+    tracemalloc.start()
+    output = Output("stage", str(path), resume=True)
+    assert all(output.meet(f"{i}" * 20, f"{i:016x}") == "finished" for i in range(n))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / n < 130 and output.units.total() == n

@@ -153,7 +153,7 @@ def test_a_run_keeps_its_date(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------- no answer came
 
 def test_rows_without_an_answer_stay_in_the_denominator(run, faulty, tiny_model, tmp_path):
-    url = faulty("--rate", 0.4, "--faults", "422")
+    url = faulty("--rate", 0.4, "--faults", "filter")
     rows = [{**row, "answer": "1"} for row in PROBLEMS[:12]]
     flags = served(tiny_model, url, "--samples", 2, "--temperature", 1, "--out", "o")
     done = run("evaluate.py", *flags, rows=rows)
@@ -176,7 +176,7 @@ def test_rows_that_were_given_up_stay_in_the_denominator(run, faulty, tiny_model
 
 @pytest.mark.parametrize("script", ["evaluate.py", "collect.py", "locate.py", "correct.py"])
 def test_a_stage_none_of_whose_rows_was_answered_fails(run, faulty, tiny_model, script):
-    url = faulty("--rate", 1, "--faults", "422")
+    url = faulty("--rate", 1, "--faults", "filter")
     flags = served(tiny_model, url)
     rows = [{**row, "completion": None} for row in PROBLEMS[:2]]
     if script == "locate.py":

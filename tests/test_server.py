@@ -81,7 +81,7 @@ def test_a_row_that_is_refused_is_dropped(run, faulty, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("fault", ["400", "422"])
 def test_refused_settings_end_the_run_and_cost_nothing(run, faulty, tiny_model, tmp_path, fault):
-    """At once, with the server's words; nothing is dropped and nothing marked as done."""
+    """At once, with the server's words; nothing is dropped, and no file is left that would hold the next run up."""
     url = faulty("--rate", 1, "--faults", fault)
     judged = [{**row, "completion": row["solution"], "correct": False} for row in PROBLEMS]
     for script, flags, rows in (("collect.py", served(tiny_model, url), PROBLEMS),
@@ -173,9 +173,9 @@ def test_a_long_prompt_gets_a_shorter_answer(run, faulty, tiny_model, listed):
 
 
 def test_content_filters_drop_the_row(run, faulty, tiny_model):
-    done = run("collect.py", *served(tiny_model, faulty("--rate", 1, "--faults", "filter")), rows=PROBLEMS[:3],
-               code=1)  # none was answered
+    done = run("collect.py", *served(tiny_model, faulty("--rate", 1, "--faults", "filter")), rows=PROBLEMS[:3], code=1)
     assert "6 in, 0 kept, 6 dropped (content filter 6)" in done.err
+    assert "no row was answered (content filter)" in done.err, "which is no success"
 
 
 def test_out_of_quota_ends_the_run(run, faulty, tiny_model):

@@ -8,7 +8,6 @@ import functools
 import importlib
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from conftest import FORKS, PROBLEMS, ROOT, make_model, make_tokenizer
 from safetensors import safe_open
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -33,12 +32,9 @@ from loss import OBJECTIVES
 from stepdpo import checkpoint, export, plan, shard, trie
 from stepdpo.command import run_main
 from stepdpo.examples import Example, Sequence, count_tokens, make_example, scored_sequences
+from stepdpo.processes import processes
 from stepdpo.prompts import render_prompt
 from stepdpo.trie import build_trie
-
-FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
-FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
-                              "transformers.models.llama.modeling_llama"])
 
 
 def free_port():
@@ -430,7 +426,7 @@ def test_a_signal_saves_and_ends_in_order(world, number, tiny_model, tmp_path):
 
 
 def twice():
-    with shard.processes("cpu"), train.signals("cpu") as asked:
+    with processes("cpu"), train.signals("cpu") as asked:
         assert asked() == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked() == signal.SIGTERM
@@ -531,7 +527,7 @@ def four_ranks(folder, out):
     # freed memory goes back at once, and modules are loaded before: what is measured is what is held
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
     importlib.import_module("transformers.models.llama.modeling_llama")
-    with shard.processes("cpu") as mesh:
+    with processes("cpu") as mesh:
         found, (example,) = {}, pairs_of(branches()[:2])
         example = example._replace(reference=torch.zeros(count_tokens(*example.sequences)))
         progress = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
@@ -546,7 +542,7 @@ def four_ranks(folder, out):
         with peak(found, "checkpoint"):
             checkpoint.save_checkpoint(out, model, optimizers, progress)
         with peak(found, "export"):
-            shard.export(model, folder, out)
+            export.export(model, folder, out)
         state = [tensor for entry in optimizers[0].state.values() for tensor in entry.values()]
         sizes = [sum(getattr(tensor, "_local_tensor", tensor).nbytes for tensor in group)
                  for group in (model.parameters(), state)]
@@ -582,8 +578,8 @@ def test_planned_activations_are_what_is_kept(name):
     draw = random.Random(0)
     prefix, *steps = ([draw.randrange(1, 97) for _ in range(n)] for n in (90, 30, 25))
     whole = build_trie([(array("i", prefix + step), 90) for step in steps])
-    planned = trie.kept_bytes(shard.build_model(config, "meta", torch.float32), whole)
-    real = shard.build_model(config, "cpu", torch.float32)
+    planned = trie.kept_bytes(shard.build_model(config, "meta", torch.float32)[0], whole)
+    real, _ = shard.build_model(config, "cpu", torch.float32)
     assert planned == pytest.approx(trie.kept_bytes(real, whole), rel=0.15)
 
 
@@ -700,7 +696,7 @@ def test_export_is_the_trained_model(name, dtype, files, tmp_path, mesh, monkeyp
     (tmp_path / "out" / "export" / "shard-00002-model-00001-of-00001.safetensors").write_bytes(b"of a killed export")
     size = sum(weight.numel() * weight.element_size() for weight in stock.parameters())
     monkeypatch.setattr(export, "FILE_BYTES", size // files + 1)
-    shard.export(model, folder, str(tmp_path / "out"))
+    export.export(model, folder, str(tmp_path / "out"))
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="sdpa")
     assert back.dtype == getattr(torch, dtype)
     with torch.no_grad():
