@@ -3,8 +3,8 @@ r"""Is this answer right? extract_answer finds it in a completion, same_answer c
     python -c "from stepdpo import answers; print(answers.same_answer(answers.extract_answer('so we get 1/2'), r'\frac12'))"
 
 An answer (LaTeX or plain text) is read into a tree (spelling.py, expressions.py), and trees are compared by value
-(equality.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth, digits and
-operations bound the time.
+(equality.py, values.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth,
+digits and operations bound the time.
 
 Conventions; docs/grading.md has them with examples.
 - 50% is the number 50, not 0.5. 3:2 is 3/2. "1,234" is one number, "1, 234" are two. log is the natural one.
@@ -20,9 +20,10 @@ import re
 from collections import namedtuple
 from fractions import Fraction
 
-from stepdpo.equality import LOCK, MAX_WORK, same_tree
+from stepdpo.equality import same_tree
 from stepdpo.expressions import ONE, SEQUENCES, read_answer, without_units
 from stepdpo.spelling import CONTENT, MAX_CHARS, SIGNS
+from stepdpo.values import LOCK, MAX_WORK
 
 # finding the answer ---------------------------------------------------------------------------------------
 
@@ -48,6 +49,7 @@ PICKED = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | ch
 NAMED = re.compile(r"""(?x) \b([A-J])\)?\ is\ the\ (?:correct\ |right\ )?(?:answer|option|choice)\b
     | \b[Oo]ption\ ([A-J])\ is\ (?:correct|right)\b""")
 LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
+HEADING = re.compile(r"\W*(?:\d+[.)]\s+)?[A-Z][a-z].*\n\s*\S")  # #### 2. Verification, and text below it
 SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ (?:because|since|which|so|as|but|not)\b
     | ,\ (?:where|thus|it|for|and\ not)\b""")
 VERB = re.compile(r"(?i)\b(is|are|be|equals|get|gives?(?: us)?|so|hence|thus|therefore)\b[:,]?")
@@ -114,6 +116,8 @@ def stated_answers(text, cut):
     marks = []
     for phrase in [*STATED.finditer(text)][-6:] + ([] if cut else [*PICKED.finditer(text)]):
         rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
+        if phrase[0] == "####" and HEADING.match(rest):
+            continue
         end = SENTENCE_END.search(rest + "\n").start()
         letter = LETTER.match(rest)
         answer = letter[1] if letter else tidy(rest[:end])
@@ -152,7 +156,7 @@ def last_formula(text):
         if not words and (values or verb.lower() not in ("so", "hence", "thus", "therefore")):
             return tidy(said)
     elif verb in ("is", "are", "be", "equals", "get"):
-        if choice(said) or tree[0] != "text" and not re.search("[A-Za-z]{2,} [A-Za-z]{2,}", said):
+        if choice(said) or (tree[0] != "text" and not re.search("[A-Za-z]{2,} [A-Za-z]{2,}", said)):
             return tidy(said)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None

@@ -312,7 +312,8 @@ EXTRACT = [
     # the second table
     (r"So the total is \(12\) apples. Therefore, the answer is \(12\).", "12"),
     ("... giving us\n\n$$x = \\boxed{\\frac{3}{4}}$$", "3/4"), (r"The final answer is: $\boxed{5}$", "5"),
-    ("Answer: **B**", "B"), ("The correct option is (D) 45.", "D"), ("####  -12", "-12"), ("Thus, x equals 7.", "7"),
+    ("\\boxed{5}\n\n#### Verification\nIt holds, as 2 + 3 shows.", "5"), ("#### 2. Solve\nHence x is 7.", "7"),
+    ("#### 2. Solve\n2x = 14\n#### 7", "7"), ("Answer: **B**", "B"), ("The correct option is (D) 45.", "D"), ("####  -12", "-12"), ("Thus, x equals 7.", "7"),
     ("She pays $45 in total.", "45"), (r"Therefore the answer is $\sqrt{2}$, since a > 0.", r"\sqrt2"),
     ("My answer is 3/8", "3/8"),
     ("Hence 2 1/2 hours", "5/2"), (r"Hence $k$, 3\tfrac{1}{4}", "13/4"),
