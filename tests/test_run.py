@@ -8,6 +8,7 @@ from test_train import fit, make_pairs, rows_of, write
 
 import train
 from stepdpo import prompts
+from stepdpo.examples import make_example
 from stepdpo.run import read_run
 
 REFUSED = train.UserError
@@ -140,9 +141,9 @@ def test_an_answer_ends_as_the_template_ends_a_turn(tiny_model, pairs, tmp_path)
     turn = tokenizer.convert_tokens_to_ids("<|user|>")
     assert prompts.end_of_turn(tokenizer) == [turn] != [tokenizer.eos_token_id]
     row = {"id": "1", "prompt": "2 + 2?", "completion": "Step 1: 4"}
-    example, _ = train.make_example(row, train.row_texts(row, "sft"), tokenizer, "chat", 256)
+    example, _ = make_example(row, train.row_texts(row, "sft"), tokenizer, "chat", 256)
     assert example.sequences[0].ids[-1] == turn
-    example, _ = train.make_example(row, train.row_texts(row, "sft"), tokenizer, "raw", 256)
+    example, _ = make_example(row, train.row_texts(row, "sft"), tokenizer, "raw", 256)
     assert example.sequences[0].ids[-1] == tokenizer.eos_token_id
     fit(model, pairs, out, "--max-steps", 1, "--eos")
     ends = json.loads((out / "generation_config.json").read_text())["eos_token_id"]
