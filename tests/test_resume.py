@@ -203,3 +203,12 @@ def test_what_ends_a_run_names_resume_where_rows_were_saved(faulty, tiny_model, 
     said, code = collect(faulty("--rate", 0.2, "--faults", "401"))
     assert code == 1 and said.endswith("; what is done is saved, go on with --resume") and "API key" in said
     assert collect(faulty(), "--resume")[1] == 0
+
+
+def test_the_fault_of_a_row_is_not_mended_by_resuming(run):
+    """A bad line is (once it is mended); an input that does not belong to the output is not."""
+    rows = to_lines(with_ids(answers(2), "a")).encode()
+    done = run("evaluate.py", "--out", "o", stdin=rows + b"{oops\n", code=1)
+    assert done.err.splitlines()[-1].endswith("this line; what is done is saved, go on with --resume")
+    done = run("evaluate.py", "--out", "o", "--resume", rows=with_ids(answers(2, "2"), "a"), code=2)
+    assert done.err.splitlines()[-1].endswith("go on with the old input, or name another --out")
