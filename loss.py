@@ -160,7 +160,7 @@ OBJECTIVES = {  # the names that --loss takes
 
 # ------------------------------------------------------------------------------------- readings of tokens
 
-def read_tokens(hidden, weight, targets, bias=None, softcap=None):
+def token_readings(hidden, weight, targets, bias=None, softcap=None):
     """(N, K) what is read off the model at each scored token, a column a reading. Here it is the log-prob alone.
 
     Arguments: of `token_logps`. To watch something else of a token, add a column here, a field to Batch, and to
@@ -172,7 +172,7 @@ def read_tokens(hidden, weight, targets, bias=None, softcap=None):
 
 
 def with_readings(batch: Batch, readings: Tensor) -> Batch:
-    """The Batch with the columns of `read_tokens`, (N, K), in its fields."""
+    """The Batch with the columns of `token_readings`, (N, K), in its fields."""
     return batch._replace(policy=readings[:, 0])
 
 

@@ -24,14 +24,15 @@ from stepdpo.batches import epoch_batches, split_batch
 from stepdpo.checkpoint import trained_parameters
 from stepdpo.command import UserError, make_parser, parse_flags, run_main
 from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
-from stepdpo.export import export
+from stepdpo.export import check_finite, export
 from stepdpo.folder import find_model, load_config
-from stepdpo.metrics import add_metrics, mean_metrics, open_log
+from stepdpo.metrics import add_metrics, describe_end, mean_metrics, open_log
 from stepdpo.plan import print_plan
 from stepdpo.processes import first_process, processes, say
-from stepdpo.prompts import PROMPTS, load_tokenizer
+from stepdpo.prompts import PROMPTS, end_of_turn, load_tokenizer
 from stepdpo.reference import add_references
 from stepdpo.rows import format_row
+from stepdpo.run import agree_on_date, check_out, check_run, own_folder, run_settings, write_run
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
 from stepdpo.trie import sequence_readings
@@ -71,9 +72,10 @@ def row_texts(row: dict, objective: str, eos: bool = False) -> list[Text] | str:
 def read_pairs(args, folder):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    if (args.eos or args.objective != "step-dpo") and tokenizer.eos_token_id is None:
+    if (args.eos or args.objective != "step-dpo") and not end_of_turn(tokenizer, args.prompt):
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
                         f"--objective {args.objective} ends an answer; set eos_token in tokenizer_config.json", 2)
+    config = config.get_text_config()
     limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     texts = functools.partial(row_texts, objective=args.objective, eos=args.eos)
     how = (REQUIRED[args.objective], texts, tokenizer, args.prompt, limit, config.vocab_size)
@@ -132,9 +134,10 @@ def make_optimizers(model, rate: float, weight_decay: float) -> list:
     return [torch.optim.AdamW(groups, lr=rate, fused=True)]
 
 
-def export_model(model, folder, out):
+def export_model(model, folder, out, prompt):
     """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`."""
-    export(model, folder, out)
+    check_finite(model, out)
+    export(model, folder, out, end_of_turn(load_tokenizer(folder), prompt)[-1:])
 
 
 # ------------------------------------------------------------------------------------------------- loop
@@ -172,7 +175,7 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
     dummy = batch[0]._replace(weight=0.0)
-    my_micros = split_batch(batch, budget, world)[mesh.get_rank()::world]
+    my_micros = split_batch(batch, budget, world, model.by_trie)[mesh.get_rank()::world]
     total, slots, sums = 0.0, 0, {}
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
@@ -235,10 +238,8 @@ def start_or_resume(args, model):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoint.checkpoints(args.out)[-1:]
-    if args.resume and last:
-        progress = checkpoint.load_checkpoint(last[0], model, optimizers)
-    return optimizers, progress
+    before = checkpoint.load_last_checkpoint(args.out, model, optimizers) if args.resume else None
+    return optimizers, before or dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
 
 
 def fit(args, run, model, pairs, held_out, mesh):
@@ -335,7 +336,7 @@ def parse_args(argv):
     args.loss = args.loss or ("sft" if args.objective == "sft" else "sigmoid")
     check_objective(args, parser.get_default)
     if not args.plan:
-        checkpoint.prepare_out(args.out, args.resume, [args.model, args.reference])
+        check_out(args.out, args.resume, [args.model, args.reference])
     return args
 
 
@@ -372,21 +373,23 @@ def check_objective(args, default):
 def main(argv=None):
     args = parse_args(argv)
     from loss import OBJECTIVES
-    folder = find_model(args.model)
     if args.plan:
+        folder = find_model(args.model)
         return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
-    with processes(args.device) as mesh:
+    with processes(args.device) as mesh, own_folder(args.out):
+        folder = find_model(args.model)
+        agree_on_date(args.out)
         pairs, held_out = read_pairs(args, folder)
-        other = find_model(args.reference) if args.reference else folder
-        settings = checkpoint.run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
-                                           {"pairs": pairs, "eval_pairs": held_out})
-        if args.resume and checkpoint.check_run(args.out, settings):
+        other = find_model(args.reference, "--reference") if args.reference else folder
+        settings = run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
+                                {"pairs": pairs, "eval_pairs": held_out})
+        if args.resume and check_run(args.out, settings):
             return say(f"{args.out}: was finished before")
         load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
         model = load(folder, prepare=prepare_model)
         with checkpoint.disk_errors(args.out):
-            checkpoint.write_run(args.out, settings)
+            write_run(args.out, settings)
             objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch
             if objective.reference:
                 def load_reference():
@@ -396,8 +399,9 @@ def main(argv=None):
             run = functools.partial(run_batch, model, objective=objective, flags=flags, budget=budget, mesh=mesh)
             stop = fit(args, run, model, pairs, held_out, mesh)
             if not stop:
-                export_model(model, folder, args.out)
-                checkpoint.write_run(args.out, settings, finished=True)
+                export_model(model, folder, args.out, args.prompt)
+                write_run(args.out, settings, finished=True)
+                say(f"{args.out}: the model is there; {describe_end(args.out)}")
         return 128 + stop if stop else 0
 
 

@@ -142,9 +142,6 @@ def main(argv=None):
     helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
                for _ in range(args.jobs - 1)]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there
-    if args.model:
-        import torch
-        torch.set_float32_matmul_precision("medium")  # bf16 products where a CPU has them: twice as fast
     make_all(lab, plan(lab), args.jobs)
     return 1 if any(helper.wait() for helper in helpers) else 0
 

@@ -9,7 +9,7 @@ import random
 from array import array
 
 from stepdpo.examples import Example, scored_sequences
-from stepdpo.trie import build_trie, common
+from stepdpo.trie import common, count_slots
 
 
 def epoch_batches(examples: list[Example], batch_size: int, seed: int, shuffle: str, epoch: int) -> list[list[Example]]:
@@ -39,7 +39,7 @@ def epoch_batches(examples: list[Example], batch_size: int, seed: int, shuffle: 
     return batches
 
 
-def split_batch(batch: list[Example], budget: int, world: int) -> list[list[int]]:
+def split_batch(batch: list[Example], budget: int, world: int, shares: bool = True) -> list[list[int]]:
     """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
 
     A slot is a distinct prefix of tokens, which is computed once (trie.py). Neighbours in sorted order share most, so
@@ -50,14 +50,15 @@ def split_batch(batch: list[Example], budget: int, world: int) -> list[list[int]
         new ones after the left   40   10   45    5      B shares 25 slots with A
         budget 60                [A    B]  [C    D]      40 + 10, 50 + 5
 
-    Returns lists of places in `batch`. A single example may exceed the budget; a micro-batch may be empty.
+    Returns lists of places in `batch`. A single example may exceed the budget; a micro-batch may be empty. shares: False
+    for a model whose sequences are computed one by one, whole.
     """
     order = sorted(range(len(batch)), key=lambda place: batch[place].sequences[0].ids)
     alone, new, before = [], [], array("i")
     for place in order:
         first = batch[place].sequences[0].ids[:-1]
-        alone.append(len(build_trie(scored_sequences([batch[place]])).ids))
-        new.append(alone[-1] - common(before, first))
+        alone.append(count_slots(scored_sequences([batch[place]]), shares))
+        new.append(alone[-1] - (common(before, first) if shares else 0))
         before = first
 
     def fill(room):

@@ -1,101 +1,17 @@
-"""What --resume needs: the settings of a run, by which it is known, and checkpoints.
+"""Checkpoints of a training run: what --resume goes on from.
 
-OUT/run.json             {"settings": {...}, "finished": false}, written before anything else that is kept
 OUT/checkpoint-STEP/     parameters that are trained, their optimizers' states, progress.json; the last two are kept
 """
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 
 from stepdpo.command import UserError
-from stepdpo.content import path_content
 from stepdpo.folder import files_in
-from stepdpo.processes import first_process, say
+from stepdpo.processes import say
 from stepdpo.rows import write_aside
 
-CANNOT_MATTER = {  # flags that --resume may change, since they decide no weight, or none beyond rounding
-    "out", "resume", "plan", "world", "save_every", "eval_every", "tokens_per_micro_batch", "checkpointing", "offload",
-    "compile"}
-
-
-# --------------------------------------------------------------------------------------------- settings
-
-def run_settings(flags: dict, device: str, models: dict, rows: dict) -> dict:
-    """What must be the same for a run to go on: every flag that can matter, {name: value}.
-
-    device: the kind that the run is on. models, rows: {flag: folder} and {flag: examples}, of which the content counts
-    and not the path.
-    """
-    settings = {name: value for name, value in flags.items() if name not in CANNOT_MATTER}
-    settings["device"] = device
-    for name, folder in models.items():
-        settings[name] = path_content(folder)
-    for name, examples in rows.items():
-        settings[name] = rows_fingerprint(examples)
-    return settings
-
-
-def rows_fingerprint(examples) -> str:
-    """16 hex digits that stand for rows as they are trained on: tokens, sides and weights, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        parts = [(s.ids.tobytes(), s.start, s.side, s.weight) for s in example.sequences]
-        digest.update(repr((parts, example.weight)).encode())
-    return digest.hexdigest()[:16]
-
-
-def write_run(out: str, settings: dict, finished: bool = False):
-    """Write OUT/run.json, from one process."""
-    if first_process():
-        write_aside(os.path.join(out, "run.json"), json.dumps({"settings": settings, "finished": finished}, indent=1))
-
-
-def check_run(out: str, settings: dict) -> bool | None:
-    """Whether the run in OUT has finished; None when there is none. UserError when its settings are others."""
-    path = os.path.join(out, "run.json")
-    if not os.path.exists(path):
-        if holds_run(out):
-            raise UserError(f"{out}: run.json is gone, and nothing else says what the run was; name another --out", 2)
-        return None
-    before, finished = read_run(path)
-    other = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
-    if other:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise UserError(f"{out}: made with another {flags}; resume with the same or name another --out", 2)
-    return finished
-
-
-def read_run(path: str) -> tuple[dict, bool]:
-    """(settings, whether the run has finished) of a run.json. UserError for what is none."""
-    try:
-        with open(path) as file:
-            run = json.load(file)
-        return dict(run["settings"]), bool(run["finished"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: does not hold the settings of a run; name another --out", 2) from error
-
-
-def prepare_out(out: str, resume: bool, models: list[str | None]):
-    """Make OUT. UserError where it cannot be made or used. models: the folders that a run starts from."""
-    if not resume and holds_run(out):
-        raise UserError(f"{out}: holds a run; go on with --resume or name another --out", 2)
-    if os.path.realpath(out) in map(os.path.realpath, filter(None, models)):
-        raise UserError(f"{out}: is the model to start from; name another --out", 2)
-    try:
-        os.makedirs(out, exist_ok=True)
-        open(os.path.join(out, "dropped.jsonl"), "a").close()  # before hours are spent
-    except OSError as error:
-        raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
-
-
-def holds_run(out: str) -> bool:
-    """Whether OUT holds something of a run."""
-    return bool(files_in(out, "run.json", "metrics.jsonl", "reference.safetensors") or checkpoints(out))
-
-
-# ------------------------------------------------------------------------------------------ checkpoints
 
 def trained_parameters(model) -> dict:
     """{name: parameter} of what is trained: what requires a gradient. Nothing else decides it."""
@@ -142,6 +58,25 @@ def save_checkpoint(out: str, model, optimizers: list, progress: dict):
         for path in checkpoints(out)[:-2]:
             shutil.rmtree(path)
     dist.barrier()
+
+
+def load_last_checkpoint(out: str, model, optimizers: list) -> dict | None:
+    """Take up the newest checkpoint in OUT; returns its progress, None where there is none.
+
+    UserError for one that is damaged, with the one before it, if there is one, as what to go on from.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    *others, path = checkpoints(out) or [None]
+    if path is None:
+        return None
+    try:
+        return load_checkpoint(path, model, optimizers)
+    except UserError:
+        raise
+    except (Exception, CheckpointException) as error:  # each kind of damage raises another class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        fix = f"remove it, and --resume goes on from {others[-1]}" if others else "there is none before it: begin anew"
+        raise UserError(f"{path}: this checkpoint is damaged ({lines[-1]}); {fix}") from error
 
 
 def load_checkpoint(path: str, model, optimizers: list) -> dict:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from stepdpo.command import UserError
 from stepdpo.processes import say
-from stepdpo.prompts import encode_step, render_prompt
+from stepdpo.prompts import encode_step, end_of_turn, render_prompt
 from stepdpo.rows import read_rows
 
 
@@ -81,8 +81,9 @@ def make_example(row: dict, texts: list[Text] | str, tokenizer, prompt: str, lim
             return None, "nothing to score"
         if start == 0:
             return None, "nothing to score it after"
-        if text.ends and ids[-1] != tokenizer.eos_token_id:
-            ids = [*ids, tokenizer.eos_token_id]
+        end = end_of_turn(tokenizer, prompt) if text.ends else []
+        if end and ids[-1] != end[-1]:
+            ids = [*ids, *end]
         if len(ids) > limit:
             return None, f"longer than {limit} tokens"
         sequences.append(Sequence(array("i", ids), start, text.side, text.weight))

@@ -43,7 +43,7 @@ def ask_reference(model, examples: list[Example], budget: int, mesh) -> list:
     with no_gradients(model):
         for begin in range(0, len(examples), AT_ONCE):
             chunk = examples[begin:begin + AT_ONCE]
-            for micro in split_batch(chunk, budget, world)[rank::world]:
+            for micro in split_batch(chunk, budget, world, model.by_trie)[rank::world]:
                 asked = [chunk[place] for place in micro] or chunk[:1]  # all processes gather the weights together
                 logps, _ = sequence_logps(model, scored_sequences(asked), device)
                 parts = logps.cpu().split([count_tokens(*example.sequences) for example in asked])
