@@ -13,6 +13,7 @@ import math
 import torch
 
 from loss import read_tokens
+from stepdpo.attention import Unserved
 
 
 class FusedHead(torch.nn.Linear):
@@ -72,7 +73,9 @@ class Scorer(torch.nn.Module):
         self.use_trie(False)
 
     def use_trie(self, by_trie):
-        """Choose the path. ValueError where transformers cannot exchange this model's attention."""
+        """Choose the path. Unserved where transformers cannot exchange this model's attention."""
+        if by_trie and not self.model._can_set_attn_implementation():
+            raise Unserved("has attention that cannot be exchanged")
         self.by_trie = by_trie
         self.alone_above = length_limit(self.ropes) if by_trie else 0
         self.model.set_attn_implementation("stepdpo" if by_trie else self.own_attention)
