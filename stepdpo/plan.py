@@ -3,7 +3,7 @@ import math
 from array import array
 
 from stepdpo.batches import epoch_batches, split_batch
-from stepdpo.checkpoint import trained
+from stepdpo.checkpoint import trained_parameters
 from stepdpo.examples import scored_sequences
 from stepdpo.folder import load_config
 from stepdpo.processes import say
@@ -18,7 +18,7 @@ def shard_size(parameters, world):
 
 def state_bytes(model, world):
     """What the first process keeps in float32. Gradients and moments are of what is trained alone."""
-    learning = trained(model).values()
+    learning = trained_parameters(model).values()
     shard = 4 * shard_size(learning, world)
     return {"weights": 4 * shard_size(model.parameters(), world), "gradients": shard,
             "Adam's moments": 2 * shard + 4 * len(learning)}  # two numbers a parameter, and a count of steps a tensor
@@ -31,9 +31,9 @@ def working_bytes(model, size, reduced, block_logits):
     gradients: the same once more to be reduced in float32, `reduced` bytes for both.
     """
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers] or [0]
-    learning = [sum(p.numel() for p in trained(layer).values()) for layer in model.layers] or [0]
+    learning = [sum(p.numel() for p in trained_parameters(layer).values()) for layer in model.layers] or [0]
     every = sum(p.numel() for p in model.parameters())
-    head = sum(p.numel() for p in trained(model.head).values()) if model.head is not None else 0
+    head = sum(p.numel() for p in trained_parameters(model.head).values()) if model.head is not None else 0
     return {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(learning),
             "head's workspace": 12 * block_logits + reduced * head}
 
@@ -87,7 +87,7 @@ def print_plan(args, folder, pairs, prepare):
     slots = count_slots(sequences, model.by_trie)
     states, working = state_bytes(model, args.world), working_bytes(model, size, reduced, BLOCK_LOGITS)
     held, work = sum(states.values()), sum(working.values())
-    every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained(model).values()))
+    every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))
           + "; each takes, in GiB:")
     lines = [*states.items(), *working.items()]

@@ -81,7 +81,7 @@ def sequence_readings(model, sequences, device):
     """Readings at the targets of [(token ids, index of the first target)], differentiable in the model's weights.
 
     model: of scorer.py. Returns (readings (M, K) in float32, one sequence after another in the order given and each
-    sequence's targets in order; how many tokens were computed). Columns: of read_tokens, loss.py; log-probs first.
+    sequence's targets in order; how many tokens were computed). Columns: of token_readings, loss.py; log-probs first.
     """
     import torch
 
@@ -126,7 +126,7 @@ def count_passes(model, own, device):
 
 
 def count_slots(sequences, shares=True):
-    """How many tokens are computed for [(token ids, index of the first target)]; shares: as one trie, else each alone."""
+    """How many tokens are computed for [(token ids, index of the first target)]. shares: as one trie, else each alone."""
     return len(build_trie(sequences).ids) if shares else sum(len(ids) for ids, _ in sequences)
 
 

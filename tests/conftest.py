@@ -2,6 +2,7 @@
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import runpy
 import socket
@@ -18,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long, and forks
+FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
+                              "transformers.models.llama.modeling_llama"])
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: its data may not be shipped")
 

@@ -8,7 +8,6 @@ import functools
 import importlib
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from conftest import FORKS, PROBLEMS, ROOT, make_model, make_tokenizer
 from safetensors import safe_open
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -32,13 +31,10 @@ import train
 from loss import OBJECTIVES
 from stepdpo import checkpoint, export, plan, shard, trie
 from stepdpo.command import run_main
+from stepdpo.content import path_content
 from stepdpo.examples import Example, Sequence, count_tokens, make_example, scored_sequences
 from stepdpo.processes import processes
 from stepdpo.prompts import render_prompt
-
-FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
-FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
-                              "transformers.models.llama.modeling_llama"])
 
 
 def free_port():
@@ -656,10 +652,10 @@ def test_models_are_told_apart_by_content(tmp_path):
         stock = save_stock(tmp_path / name, seed=ord(name), **MODELS["llama"])
         for path in (tmp_path / name).iterdir():
             os.utime(path, (1, 1))
-    a, b = (checkpoint.model_fingerprint(str(tmp_path / name)) for name in ("a", "b"))
+    a, b = (path_content(str(tmp_path / name)) for name in ("a", "b"))
     assert a != b
     stock.save_pretrained(tmp_path / "a")
-    assert checkpoint.model_fingerprint(str(tmp_path / "a")) == b
+    assert path_content(str(tmp_path / "a")) == b
 
 
 def test_reference_is_another_model(tiny_model, tmp_path):
