@@ -50,8 +50,8 @@ def split_batch(batch: list[Example], budget: int, world: int, shares: bool = Tr
         new ones after the left   40   10   45    5      B shares 25 slots with A
         budget 60                [A    B]  [C    D]      40 + 10, 50 + 5
 
-    Returns lists of places in `batch`. A single example may exceed the budget; a micro-batch may be empty. shares: False
-    for a model whose sequences are computed one by one, whole.
+    Returns lists of places in `batch`. A single example may exceed the budget; a micro-batch may be empty.
+    shares: False for a model whose sequences are computed one by one, whole.
     """
     order = sorted(range(len(batch)), key=lambda place: batch[place].sequences[0].ids)
     alone, new, before = [], [], array("i")

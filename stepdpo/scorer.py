@@ -13,12 +13,14 @@ import math
 import torch
 
 from loss import token_readings
+from stepdpo.attention import Unserved
 
 
 class FusedHead(torch.nn.Linear):
     """Stands in for a linear output head: same weights, same name, but it answers with readings of asked tokens.
 
-    Asked nothing it gives logits, as the head did.
+    Asked nothing it gives logits, as the head did. FSDP gathers the weights of a module when it is called, hence a
+    module and not a function.
 
     Models do something to their logits: they scale them, or cap them as cap·tanh(logits / cap). learn_logits of
     paths.py finds out what.
@@ -72,7 +74,9 @@ class Scorer(torch.nn.Module):
         self.use_trie(False)
 
     def use_trie(self, by_trie):
-        """Choose the path. ValueError where transformers cannot exchange this model's attention."""
+        """Choose the path. Unserved where transformers cannot exchange this model's attention."""
+        if by_trie and not self.model._can_set_attn_implementation():
+            raise Unserved("has attention that cannot be exchanged")
         self.by_trie = by_trie
         self.alone_above = length_limit(self.ropes) if by_trie else 0
         self.model.set_attn_implementation("stepdpo" if by_trie else self.own_attention)
