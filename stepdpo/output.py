@@ -54,10 +54,8 @@ class Output:
     def open_files(self, empty):
         for name, path in self.paths.items():
             if path:
-                new = not os.path.exists(path)
-                self.files[name] = open_locked(path, empty)
-                if new:  # and locked, so nobody else's
-                    self.made.append(path)
+                self.files[name], new = open_locked(path, empty)
+                self.made += [path] * new
 
     def take_up(self, head):
         """Write the journal's first line, or read the journal of an earlier run and cut the files to whole units."""
@@ -259,14 +257,21 @@ def refuse_shared(paths):
 
 
 def open_locked(path, empty):
-    """A file to append to, made empty if so asked, and locked: two processes in one file would damage it."""
+    """(a file to append to, whether it is new), made empty if so asked.
+
+    It is locked, for two processes in one file would damage it.
+    """
+    how, new = os.O_RDWR | os.O_CREAT | os.O_APPEND, True
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            file = os.open(path, how | os.O_EXCL, 0o666)
+        except FileExistsError:
+            file, new = os.open(path, how, 0o666), False
         if stat.S_ISREG(os.fstat(file).st_mode):  # /dev/null can be shared
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if empty:
                 os.ftruncate(file, 0)
-        return file
+        return file, new
     except BlockingIOError as error:
         raise UserError(f"{path}: another process is writing it; wait for it or name another file", 2) from error
     except FileNotFoundError as error:
