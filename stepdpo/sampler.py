@@ -109,7 +109,9 @@ def local_engine(folder, tokenizer, stop, batch_size, device, how, end=()):
     """
     model, over = load_for_sampling(folder, device), threading.Event()
     choose_threads(model)
+    spent = SPENT["tokens"]
     check_sampling(model)
+    SPENT["tokens"] = spent  # nobody asked for what the check reads
     room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
     vocabulary = model.get_input_embeddings().num_embeddings
     eos = model.generation_config.eos_token_id

@@ -26,6 +26,9 @@ class Said:
     def __init__(self, *replies):
         self.replies, self.asked = iter(replies), []
 
+    def sampling_record(self):
+        return {}
+
     async def ask_once(self, problem, prefix, seed):
         assert (prefix, seed) not in self.asked
         self.asked.append((prefix, seed))

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -380,6 +381,50 @@ def test_public_sets_become_rows():
     math = {"problem": "p", "solution": "s", "answer": 7, "level": 5, "subject": "Algebra", "unique_id": "u"}
     assert problems.competition(math) == {"prompt": "p", "answer": "7", "solution": "s", "level": 5,
                                           "subject": "Algebra"}
+    math = {"problem": "p", "solution": r"First \boxed{1}, then $\boxed{\frac{1}{2}}$.", "level": "Level 5",
+            "type": "Algebra"}
+    assert problems.competition(math) == {"prompt": "p", "answer": r"\frac{1}{2}", "solution": math["solution"],
+                                          "level": "Level 5", "subject": "Algebra"}
+
+
+def test_public_sets_from_local_files(tmp_path):
+    """A file of JSON lines, and MATH's folder of a file for each problem; no network is asked."""
+    gsm8k = [{"question": f"{n}?", "answer": f"So.\n#### {n},000"} for n in range(3)]
+    save_rows(tmp_path / "train.jsonl", gsm8k)
+    rows = list(problems.problems_of(str(tmp_path / "train.jsonl")))
+    assert [row["answer"] for row in rows] == ["0000", "1000", "2000"] and rows[1]["id"] == "gsm8k-train-1"
+    (tmp_path / "MATH/algebra").mkdir(parents=True)
+    for n in (2, 1):
+        (tmp_path / f"MATH/algebra/{n}.json").write_text(json.dumps(
+            {"problem": f"p{n}", "solution": rf"\boxed{{{n}}}", "level": "Level 1", "type": "Algebra"}, indent=2))
+    assert [(row["id"], row["answer"]) for row in problems.problems_of(str(tmp_path / "MATH"))] == [
+        ("math-MATH-0", "1"), ("math-MATH-1", "2")]
+
+
+@pytest.mark.parametrize("row, said", [
+    ({"question": "q", "answer": "7"}, "row 1: not in the shape of GSM8K .*has no ####"),
+    ({"problem": "p", "solution": "7"}, r"row 1: not in the shape .*has no \\boxed"),
+    ({"prompt": "p", "answer": "7"}, "its fields are answer, id, prompt.*any rows with prompt and answer will do"),
+    ({"Problem_1": {"question": "q", "answer": "7", "reasoning": "r"}}, "row 1: not in the shape .*'level'")])
+def test_rows_of_another_shape_are_one_line(row, said, tmp_path):
+    save_rows(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(UserError, match=said) as error:
+        list(problems.problems_of(str(tmp_path / "rows.jsonl")))
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path):
+    def load_dataset(*names, **how):
+        raise ConnectionError("offline\nreally")
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(UserError, match="gsm8k: openai/gsm8k cannot be had from the hub .offline really.; download"):
+        problems.main(["gsm8k", "--split", "train"])
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="datasets is not installed"):
+        problems.main(["gsm8k"])
+    for source, said in (("nothing", "neither gsm8k, math500, aime24 nor a file"), (str(tmp_path), "holds no .json")):
+        with pytest.raises(UserError, match=said):
+            problems.main([source])
 
 
 def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):

@@ -854,7 +854,7 @@ BENCH = [
     {"id": "a", **THREE, "steps": ["5 + 3 = 8.", "8 + 2 = 11."], "label": 1},
     {"id": "b", **THREE, "steps": ["5 + 3 = 9.", "9 + 2 = 11."], "label": 0},
     {"id": "c", **THREE, "steps": ["Hm. 4", "9 + 2 = 11."], "label": 0},
-    {"id": "d", "problem": RIGHT, "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
+    {"id": "d", "problem": RIGHT, "answer": "8", "steps": ["5 + 3 = 8."], "final_answer_correct": True, "label": -1},
     {"id": "e", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.", "bad_step": None},
     {"id": "f", "prompt": RIGHT, "answer": "8", "completion": "Step 1: 5 + 3 = 8.\nStep 2: 5 + 8 = 12.", "bad_step": 2}]
 
@@ -889,9 +889,47 @@ def test_a_resumed_score_is_of_all_rows_and_its_cost_of_those_asked_now(run, tmp
 
 
 def test_a_refused_row_counts_as_missed(faulty, run):
-    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "filter"), "--score",
-               "-", rows=BENCH)
-    assert "accuracy on wrong   0.0 %" in done.err and "unsure            content filter 6" in done.err
+    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "refusal"), "--score",
+               "-", rows=BENCH, code=None)
+    assert "accuracy on wrong   0.0 %" in done.err and "unsure            refused by the model 6" in done.err
+
+
+def test_a_table_of_subsets(run):
+    """A line each, by the ids of ProcessBench; the mean of their F1 is what it reports."""
+    rows = [{**row, "id": f"{subset}-{row['id']}"} for subset in ("gsm8k", "omnimath") for row in BENCH[:4]]
+    rows = [{**row, "label": 0} if row["id"] == "omnimath-a" else row for row in rows]
+    rows += [{**BENCH[4], "dataset": "ours"}]
+    said = run("locate.py", "--judge", "equations", "--score", "-", rows=rows).err.splitlines()
+    table = {line.split()[0]: line for line in said[1:5]}
+    assert [*table] == ["subset", "gsm8k", "omnimath", "ours"] and said[5] == ""
+    assert re.search(r"gsm8k +66.7 % .* 100.0 % .* 80.0 % .* 100.0 % .* 4$", table["gsm8k"])
+    assert re.search(r"omnimath +33.3 % .* 100.0 % .* 50.0 % .* 50.0 % .* 4$", table["omnimath"])
+    done = run("locate.py", "--judge", "equations", "--score", "-", rows=rows[:8])
+    assert "\nmean F1           65.0 %\n" in done.err
+
+
+LABELS = [  # a row with labels that cannot be, what is said of it
+    ({"id": "x"}, "row x has neither ProcessBench's"), ({**BENCH[0], "label": 2}, "row a: its label names no step of"),
+    ({**BENCH[0], "label": -2}, "its label names no step"), ({**BENCH[0], "steps": []}, "its label names no step of the 0"),
+    ({**BENCH[5], "bad_step": "2"}, "row f: its label names"), ({**BENCH[5], "bad_step": 9}, "of the 2 that it has"),
+    ({**BENCH[0], "problem": None}, "row a has neither"), ({**BENCH[0], "label": "1"}, "row a has neither"),
+    ({**BENCH[5], "bad_step": 1.5}, "row f: its label"),
+]
+
+
+@pytest.mark.parametrize("row, words", LABELS, ids=str)
+def test_labels_that_cannot_be(row, words, run):
+    done = run("locate.py", "--judge", "equations", "--score", "-", rows=[row], code=1)
+    assert words in done.err
+
+
+def test_an_array_as_it_is_published_names_its_conversion(run, tmp_path):
+    (tmp_path / "gsm8k.json").write_text(json.dumps(BENCH[:4], indent=1))
+    said = run("locate.py", "--judge", "equations", "--score", "gsm8k.json", code=1).err
+    assert "gsm8k.json: a JSON array, not JSON lines; convert it: " in said
+    command = said.split("convert it: ")[1].splitlines()[0]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert len(run("locate.py", "--judge", "equations", "--score", "converted.jsonl").rows) == 4
 
 
 def test_the_cost_counts_replies_and_tokens(run, taught_model):
