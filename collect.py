@@ -8,10 +8,8 @@ out: the row with {"completion", "pred", "correct", "finish_reason", "sampling"}
 Answers that are not kept go to OUT.dropped.jsonl (or --dropped FILE) with "drop": "right" or "wrong", or "length"
 for an answer that was cut, which is neither. `--keep right` makes SFT data.
 """
-import argparse
-
 from stepdpo.ask import answer_row, answer_units
-from stepdpo.command import Help, run_main
+from stepdpo.command import make_parser, parse_flags, run_main
 from stepdpo.policy import Policy, add_ask_flags, check_ask_flags
 from stepdpo.stage import add_record_flags, open_output, run_stage
 from stepdpo.task import PREFIX
@@ -28,12 +26,12 @@ def sort_answer(row, keep):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
     add_ask_flags(parser, prefix=PREFIX, temperature=0.8, top_p=0.95)
     parser.add_argument("--samples", type=int, default=2, help="answers a problem")
     parser.add_argument("--keep", choices=("wrong", "right", "all"), default="wrong", help="answers to pass on")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     policy = Policy(args)
 

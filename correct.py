@@ -14,8 +14,8 @@ step ("doubts").
 import argparse
 import asyncio
 
-from judges import add_judge_flags, agree, make_judges, run_judged
-from stepdpo.command import Help, run_main
+from judges import add_judge_flags, agree, judge_settings, make_judges, run_judged
+from stepdpo.command import make_parser, parse_flags, run_main
 from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed
 from stepdpo.stage import add_record_flags, open_output
 from stepdpo.steps import cut_step, split_steps
@@ -66,7 +66,7 @@ async def make_pairs(row, policy, samples, max_per_prefix, judges):
                 lacks.add("not verified")
                 doubts.append({"chosen": chosen, "bad_step": verdict.bad_step, "verdict": verdict.words})
                 continue
-            pair["verified"] = verdict.words
+            pair |= {"verified": verdict.words, **judge_settings(judges)}
             if verdict.scores is not None:
                 pair["chosen_step_scores"] = verdict.scores
         pairs.append(pair)
@@ -79,14 +79,14 @@ async def make_pairs(row, policy, samples, max_per_prefix, judges):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
-    add_ask_flags(parser, prefix="", temperature=0.8, top_p=0.95)
+    add_ask_flags(parser, prefix=None, temperature=0.8, top_p=0.95)
     parser.add_argument("--samples", type=int, default=20, help="continuations of each correct prefix")
     parser.add_argument("--verify", metavar="JUDGE", help="a judge, or several, that must find the chosen step right")
     add_judge_flags(parser)
     parser.add_argument("--max-per-prefix", type=int, default=1, help="pairs made of one row, from its first samples")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     policy, judges = Policy(args), {}
     if args.verify:

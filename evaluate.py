@@ -9,13 +9,12 @@ out: the row with {"completion", "pred", "correct", "finish_reason", "sampling"}
 
 To grade otherwise, change stepdpo/task.py.
 """
-import argparse
 import asyncio
 import re
 
 from stepdpo.ask import answer_row, answer_units
-from stepdpo.command import Help, UserError, inform, run_main
-from stepdpo.intervals import mean_interval, percent, wilson
+from stepdpo.command import UserError, inform, make_parser, parse_flags, run_main
+from stepdpo.intervals import mean_interval, paired_interval, percent, wilson
 from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed
 from stepdpo.reply import GaveUp, Refused
 from stepdpo.rows import printable, read_rows
@@ -25,14 +24,19 @@ from stepdpo.task import same_answer
 
 # --------------------------------------------------------------------------------------------- the report
 
-def add_answer(problems, row):
-    """Add what the report needs of a graded row. problems: {id: {"groups", "answers", "cut"}}."""
+def add_answer(problems, row, came=True):
+    """Add what the report needs of a graded row; or of one for which no answer `came`, which counts as wrong.
+
+    problems: {id: {"groups", "answers", "cut", "missing"}}.
+    """
     key = re.sub(r"#\d+(/\d+)?$", "", row["id"])  # without the number of the sample
-    problem = problems.setdefault(key, {"groups": [], "answers": [], "cut": 0})
+    problem = problems.setdefault(key, {"groups": [], "answers": [], "cut": 0, "missing": 0})
     problem["groups"] = [f"{name} {str(row[name]).removeprefix('Level ')}" for name in ("dataset", "level", "subject")
                          if row.get(name) not in (None, "")]
-    problem["answers"].append({"pred": row["pred"], "correct": row["correct"]})
-    problem["cut"] += row.get("finish_reason") == "length"
+    problem["answers"].append({"pred": row["pred"], "correct": row["correct"]} if came else
+                              {"pred": None, "correct": False})
+    problem["cut"] += came and row.get("finish_reason") == "length"
+    problem["missing"] += not came
 
 
 def share_right(problem):
@@ -83,23 +87,24 @@ def accuracy_report(problems):
             agreed = sum(majority_right(problem["answers"]) for problem in members)
             cells += [percent(count / len(members), wilson(count, len(members))) for count in (solved, agreed)]
         yield f"{group[:24]:24} {len(members):8}  " + "".join(f"{cell:24}" for cell in cells)
+    missing = sum(problem["missing"] for problem in problems.values())
+    if missing:
+        asked = sum(len(problem["answers"]) for problem in problems.values())
+        yield f"{asked - missing} answered of {asked}; the others count as wrong"
     cut = sum(problem["cut"] for problem in problems.values())
     if cut:
         yield f"{cut} answers were cut by --max-tokens or the model's context"
 
 
-def difference_to(problems, others, resamples=10_000):
-    """One line: paired difference in accuracy to `others` with a bootstrap interval over common problems."""
-    import numpy as np
+def difference_to(problems, others):
+    """One line: paired difference in accuracy to `others` with its 95 % interval, over common problems."""
     common = [key for key in problems if key in others]
     if not common:
         return "compare: no problem in common; the ids differ"
-    difference = np.array([share_right(problems[key]) - share_right(others[key]) for key in common])
-    draws = np.random.default_rng(0)
-    means = [difference[draws.integers(0, len(common), len(common))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    differences = [share_right(problems[key]) - share_right(others[key]) for key in common]
+    low, high = paired_interval(differences)
     alone = len(problems) + len(others) - 2 * len(common)
-    return (f"difference {100 * difference.mean():+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] "
+    return (f"difference {100 * sum(differences) / len(common):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] "
             f"over {len(common)} common problems" + (f" ({alone} in one file only)" if alone else ""))
 
 
@@ -116,27 +121,42 @@ def read_graded(path):
 # --------------------------------------------------------------------------------------------- asking
 
 async def show_answer(policy, problem):
-    """Print the model's answer to one problem, its steps apart."""
-    prefix = policy.args.prefix
+    """Print the model's answer to one problem, its steps apart; of a model here, words as they come."""
+    prefix, printed = policy.args.prefix, ""
+
+    def show(text, whole=False):
+        nonlocal printed
+        steps = "\n\n".join(part.strip() for part in split_steps(prefix + text) if part.strip())
+        steps = steps if whole else settled(steps)
+        if steps.startswith(printed):
+            print(printable(steps[len(printed):]), end="", flush=True)
+            printed = steps
+
     try:
-        reply = await policy.ask(problem, prefix, sample_seed(policy.args.seed, problem, 0))
+        reply = await policy.ask(problem, prefix, sample_seed(policy.args.seed, problem, 0), show)
     except (Refused, GaveUp) as error:
         raise UserError(f"--ask: {' '.join(error.args)}") from error
-    for part in split_steps(prefix + reply.text):
-        if part.strip():
-            print(printable(part.strip()), end="\n\n", flush=True)
+    show(reply.text, whole=True)
+    print(end="\n\n", flush=True)
     if reply.finish_reason == "length":
         inform("cut by --max-tokens or the model's context")
 
 
+def settled(text):
+    """What of a growing text stays as it is: its whole words, but no short last line, which may become a header."""
+    line = text.rfind("\n") + 1
+    end = text.rfind(" ") if len(text) - line > 12 else line
+    return text[:max(end, 0)].rstrip()
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=Help)
+    parser = make_parser(__doc__)
     add_record_flags(parser)
     add_ask_flags(parser, prefix="", temperature=0.0)
     parser.add_argument("--samples", type=int, default=1, help="answers a problem; several want a --temperature")
     parser.add_argument("--compare", metavar="FILE", help="an earlier run's rows: print the paired difference to them")
     parser.add_argument("--ask", metavar="PROBLEM", help="print the answer to this problem; nothing is read or graded")
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     check_ask_flags(args)
     if args.ask is not None:
         return asyncio.run(show_answer(Policy(args), args.ask))
@@ -149,7 +169,8 @@ def main(argv=None):
         return [await answer_row(unit, policy)]
 
     code = run_stage(open_output("evaluate.py", args), args.input, ("prompt", "answer"), answer_units(args.samples),
-                     work, policy.width, per_row=args.samples, each=lambda row: add_answer(problems, row))
+                     work, policy.width, per_row=args.samples, each=lambda row: add_answer(problems, row),
+                     unanswered=lambda row: add_answer(problems, row, came=False))
     if problems:
         inform(*accuracy_report(problems))
     if args.compare and problems:

@@ -11,50 +11,45 @@ out: OUT, a model folder that `from_pretrained` reads, in which metrics.jsonl ho
      what --resume needs
 
 Every distinct token prefix of a micro-batch is computed once (stepdpo/trie.py). FSDP2 shards the model over any number
-of processes, one included: `shard` in stepdpo/shard.py holds its calls and policies. The reference policy is asked
-once, before the first step.
-To change what is minimised, see OBJECTIVES in loss.py; the data, `row_texts`; what is trained, how and what comes out,
-the three hooks `prepare_model`, `make_optimizers` and `export_model`; what is logged where, `open_log`.
+of processes, one included. The reference policy is asked once, before the first step.
+To change what is minimised, see OBJECTIVES in loss.py; the rows, `row_texts`; what is trained, how, and what comes out,
+the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics go, `open_log` in stepdpo/metrics.py.
 """
-import argparse
 import functools
-import json
 import math
 import os
 
+from stepdpo import checkpoint
 from stepdpo.batches import epoch_batches, split_batch
-from stepdpo.checkpoint import (
-    announce_saves,
-    check_run,
-    checkpoints,
-    disk_errors,
-    load_checkpoint,
-    model_fingerprint,
-    prepare_out,
-    rows_fingerprint,
-    run_settings,
-    save_checkpoint,
-    trained,
-    write_run,
-)
-from stepdpo.command import Help, UserError, run_main
-from stepdpo.examples import Text, count_tokens, load_examples, scored_sequences, text_field
+from stepdpo.checkpoint import trained_parameters
+from stepdpo.command import UserError, make_parser, parse_flags, run_main
+from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
+from stepdpo.export import check_finite, export
+from stepdpo.folder import find_model, load_config
+from stepdpo.metrics import add_metrics, describe_end, mean_metrics, open_log
 from stepdpo.plan import print_plan
-from stepdpo.prompts import PROMPTS, load_tokenizer
+from stepdpo.processes import first_process, processes, say
+from stepdpo.prompts import PROMPTS, end_of_turn, load_tokenizer
 from stepdpo.reference import add_references
-from stepdpo.rows import format_row, write_aside
-from stepdpo.shard import export, find_model, first_process, load_config, load_model, no_gradients, processes, say
+from stepdpo.rows import format_row
+from stepdpo.run import agree_on_date, check_out, check_run, own_folder, run_settings, write_run
+from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
-from stepdpo.trie import sequence_logps
+from stepdpo.trie import sequence_readings
 
-REQUIRED = {"step-dpo": ("prompt", "chosen", "rejected"), "dpo": ("prompt", "full_chosen", "full_rejected"),
-            "sft": ("prompt",)}
+REQUIRED = {  # --objective: the fields that its rows must have; what of them is scored, `row_texts` says
+    "step-dpo": ("prompt", "chosen", "rejected"),
+    "dpo": ("prompt", "full_chosen", "full_rejected"),
+    "sft": ("prompt",),
+}
 PATIENCE = 3  # steps in a row whose loss or gradient may be no finite number
+NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not finite, the last of pairs {{pairs}}; "
+              "lower --lr or look at these rows")
 
 
 # ------------------------------------------------------------------------------------------------- rows
 
-def row_texts(row, objective, eos=False):
+def row_texts(row: dict, objective: str, eos: bool = False) -> list[Text] | str:
     """What of a row is scored: a list of Texts, or the reason why the row is dropped. ValueError for a row that is bad.
 
     A row may have any number of Texts, on one side or on both. A step gets no EOS, as in the paper; with `eos`, one
@@ -77,9 +72,10 @@ def row_texts(row, objective, eos=False):
 def read_pairs(args, folder):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    if (args.eos or args.objective != "step-dpo") and tokenizer.eos_token_id is None:
+    if (args.eos or args.objective != "step-dpo") and not end_of_turn(tokenizer, args.prompt):
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
                         f"--objective {args.objective} ends an answer; set eos_token in tokenizer_config.json", 2)
+    config = config.get_text_config()
     limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     texts = functools.partial(row_texts, objective=args.objective, eos=args.eos)
     how = (REQUIRED[args.objective], texts, tokenizer, args.prompt, limit, config.vocab_size)
@@ -91,7 +87,7 @@ def read_pairs(args, folder):
     return pairs, held_out
 
 
-# ------------------------------------------------------------------------------------------------ hooks
+# ------------------------------------------------------------------------------------------------ model
 
 def prepare_model(model):
     """Hook: what is done to the model before it is sharded. It lies on "meta": it has shapes, and no values yet.
@@ -101,46 +97,52 @@ def prepare_model(model):
     """
 
 
-def make_optimizers(model, rate, weight_decay):
+def shard_model(model, mesh, offload):
+    """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root.
+
+    On a GPU the model computes in bfloat16. Masters stay in float32: at a rate of 5e-7, 1 % of bfloat16 masters would
+    move in 50 steps. Gradients are reduced in float32 after every micro-batch: a process never holds all of them.
+    """
+    import torch
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        fully_shard,
+    )
+    how = {"mesh": mesh}
+    if mesh.device_type == "cuda":
+        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if offload:
+        how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
+    for layer in model.layers:
+        fully_shard(layer, **how)
+    if model.own_head is not None:
+        fully_shard(model.own_head, reshard_after_forward=False, **how)  # its backward pass comes first
+    fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
+
+
+def make_optimizers(model, rate: float, weight_decay: float) -> list:
     """Hook: a list of torch.optim optimizers over the model's shards. Here: AdamW; biases and norms do not decay.
 
     Any class will do, and several. The schedule moves the rate of each group between 0 and the one it has here. States
     are made by the first step and kept in checkpoints, whatever their names are.
     """
     import torch
-    matrices = [p for p in trained(model).values() if p.ndim > 1]
-    others = [p for p in trained(model).values() if p.ndim <= 1]
+    matrices = [p for p in trained_parameters(model).values() if p.ndim > 1]
+    others = [p for p in trained_parameters(model).values() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=rate, fused=True)]
 
 
-def export_model(model, folder, out):
+def export_model(model, folder, out, prompt):
     """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`."""
-    export(model, folder, out)
-
-
-def open_log(out, step):
-    """log(record) appends to OUT/metrics.jsonl, cut back to `step`, from one process."""
-    if not first_process():
-        return lambda record: None
-    path, old = os.path.join(out, "metrics.jsonl"), []
-    if step:
-        with open(path) as file:
-            old = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_aside(path, "".join(old))
-    file = open(path, "a")
-
-    def log(record):
-        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in record.items()}
-        file.write(json.dumps(finite) + "\n")
-        file.flush()
-        # wandb.log(record, step=record["step"]) would stand here
-    return log
+    check_finite(model, out)
+    export(model, folder, out, end_of_turn(load_tokenizer(folder), prompt)[-1:])
 
 
 # ------------------------------------------------------------------------------------------------- loop
 
-def make_batch(examples, device):
+def make_batch(examples: list[Example], device):
     """The Batch of loss.py for some examples, on a device, but for the policy's log-probs, which are yet to come."""
     import torch
 
@@ -159,7 +161,7 @@ def make_batch(examples, device):
         row_weight=torch.tensor([example.weight for example in examples], device=device))
 
 
-def run_batch(model, batch, objective, flags, budget, mesh):
+def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, mesh) -> tuple[dict, int]:
     """({metric: mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
     objective: of loss.py's table, called with these flags. The loss is Σ weight·loss / Σ weight·size over the rows of
@@ -167,18 +169,19 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     it.
     """
     import torch
-    import torch.distributed as dist
+
+    from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
     dummy = batch[0]._replace(weight=0.0)
-    my_micros = split_batch(batch, budget, world)[mesh.get_rank()::world]
+    my_micros = split_batch(batch, budget, world, model.by_trie)[mesh.get_rank()::world]
     total, slots, sums = 0.0, 0, {}
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
         examples = [batch[place] for place in micro] or [dummy]
-        logps, computed = sequence_logps(model, scored_sequences(examples), device)
-        rows = make_batch(examples, device)._replace(policy=logps)
+        readings, computed = sequence_readings(model, scored_sequences(examples), device)
+        rows = with_readings(make_batch(examples, device), readings)
         losses, metrics = objective.function(rows, **flags)
         loss = (losses * rows.row_weight).sum() / size
         if torch.is_grad_enabled():
@@ -186,23 +189,10 @@ def run_batch(model, batch, objective, flags, budget, mesh):
         total += loss.detach().double()
         slots += computed if micro else 0
         add_metrics(sums, metrics, rows.row_weight)
-    table = torch.stack([torch.stack([total, total.new_tensor(slots)]), *sums.values()])
-    dist.all_reduce(table)
-    (total, slots), *parts = table.tolist()
-    means = {name: value / weight if weight else math.nan for name, (value, weight) in zip(sums, parts)}
-    return {"loss": total, **means}, int(slots)
+    return mean_metrics(total, slots, sums)
 
 
-def add_metrics(sums, metrics, weight):
-    """Add a micro-batch's metrics to {name: [Σ weight·value, Σ weight]} over the rows that have a value, not NaN."""
-    import torch
-    for name, values in metrics.items():
-        there = ~values.isnan()
-        value = torch.where(there, values.detach() * weight, 0.0).double().sum()
-        sums[name] = sums.get(name, 0.0) + torch.stack([value, torch.where(there, weight, 0.0).double().sum()])
-
-
-def rate_share(step, steps, schedule, warmup):
+def rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
     """The share of the peak rate at step 0 … steps − 1: linear warm-up, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
     if step < warm:
@@ -218,7 +208,7 @@ def take_step(run, batch, model, optimizers, share, clip, progress):
     """
     import torch
     means, slots = run(batch)
-    norm = torch.nn.utils.clip_grad_norm_(trained(model).values(), clip or math.inf).full_tensor().item()
+    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), clip or math.inf).full_tensor().item()
     finite = math.isfinite(means["loss"]) and math.isfinite(norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -242,16 +232,14 @@ def measure(run, model, held_out, log, step, per_epoch):
         log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
 
 
-def start(args, model):
+def start_or_resume(args, model):
     """(optimizers, progress) of a new run, or those of the last checkpoint in OUT."""
     optimizers = make_optimizers(model, args.lr, args.weight_decay)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoints(args.out)[-1:]
-    if args.resume and last:
-        progress = load_checkpoint(last[0], model, optimizers)
-    return optimizers, progress
+    before = checkpoint.load_last_checkpoint(args.out, model, optimizers) if args.resume else None
+    return optimizers, before or dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
 
 
 def fit(args, run, model, pairs, held_out, mesh):
@@ -261,10 +249,10 @@ def fit(args, run, model, pairs, held_out, mesh):
     after a step, with a checkpoint.
     """
     from tqdm import tqdm
-    optimizers, progress = start(args, model)
+    optimizers, progress = start_or_resume(args, model)
     done, in_a_row, per_epoch = progress["step"], 0, math.ceil(len(pairs) / args.batch_size)
     steps = args.max_steps or args.epochs * per_epoch
-    announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
+    checkpoint.announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
     log = open_log(args.out, done)
     if not done:
         measure(run, model, held_out, log, 0, per_epoch)
@@ -281,14 +269,12 @@ def fit(args, run, model, pairs, held_out, mesh):
                 bar.update()
                 in_a_row = in_a_row + 1 if "pairs" in record else 0
                 if in_a_row == PATIENCE:
-                    raise UserError(f"{args.out}: loss or gradient of {PATIENCE} steps in a row is not finite, the "
-                                    f"last of pairs {', '.join(map(str, record['pairs']))}; lower --lr or look at "
-                                    "these rows")
+                    raise UserError(NOT_FINITE.format(out=args.out, pairs=", ".join(map(str, record["pairs"]))))
                 if step == steps or args.eval_every and step % args.eval_every == 0:
                     measure(run, model, held_out, log, step, per_epoch)
                 stop = asked()
                 if stop or args.save_every and step % args.save_every == 0:
-                    save_checkpoint(args.out, model, optimizers, progress)
+                    checkpoint.save_checkpoint(args.out, model, optimizers, progress)
                 if stop:
                     say(f"{args.out}: saved after step {step}; go on with --resume")
                     return stop
@@ -340,17 +326,17 @@ def add_step_flags(flag):
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Help)
+    parser = make_parser(__doc__, usage="%(prog)s [flags]")
     add_task_flags(parser.add_argument_group("what is learned, from what").add_argument)
     add_step_flags(parser.add_argument_group("how the steps are taken").add_argument)
-    args = parser.parse_args(argv)
+    args = parse_flags(parser, argv)
     if not args.plan and not (args.pairs and args.out):
         parser.error("--pairs and --out are required")
     check_numbers(args)
     args.loss = args.loss or ("sft" if args.objective == "sft" else "sigmoid")
     check_objective(args, parser.get_default)
     if not args.plan:
-        prepare_out(args.out, args.resume, [args.model, args.reference])
+        check_out(args.out, args.resume, [args.model, args.reference])
     return args
 
 
@@ -386,35 +372,36 @@ def check_objective(args, default):
 
 def main(argv=None):
     args = parse_args(argv)
-    folder = find_model(args.model)
+    from loss import OBJECTIVES
     if args.plan:
+        folder = find_model(args.model)
         return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
-    with processes(args.device) as mesh:
-        from loss import OBJECTIVES
-        objective = OBJECTIVES[args.loss]
-        flags = {name: getattr(args, name) for name in objective.flags}
+    with processes(args.device) as mesh, own_folder(args.out):
+        folder = find_model(args.model)
+        agree_on_date(args.out)
         pairs, held_out = read_pairs(args, folder)
-        other = find_model(args.reference) if args.reference else folder
-        settings = run_settings(vars(args), mesh.device_type, model=model_fingerprint(folder),
-                                reference=model_fingerprint(other), pairs=rows_fingerprint(pairs),
-                                eval_pairs=rows_fingerprint(held_out))
+        other = find_model(args.reference, "--reference") if args.reference else folder
+        settings = run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
+                                {"pairs": pairs, "eval_pairs": held_out})
         if args.resume and check_run(args.out, settings):
             return say(f"{args.out}: was finished before")
-        load = functools.partial(load_model, mesh=mesh, seed=args.seed, offload=args.offload,
+        load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
         model = load(folder, prepare=prepare_model)
-        with disk_errors(args.out):
+        with checkpoint.disk_errors(args.out):
             write_run(args.out, settings)
+            objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch
             if objective.reference:
-                pairs, held_out = add_references(
-                    os.path.join(args.out, "reference.safetensors"), pairs, held_out,
-                    lambda: load(other) if args.reference else model, args.tokens_per_micro_batch, mesh)
-            run = functools.partial(run_batch, model, objective=objective, flags=flags,
-                                    budget=args.tokens_per_micro_batch, mesh=mesh)
+                def load_reference():
+                    return load(other) if args.reference else model
+                pairs, held_out = add_references(args.out, pairs, held_out, load_reference, budget, mesh)
+            flags = {name: getattr(args, name) for name in objective.flags}
+            run = functools.partial(run_batch, model, objective=objective, flags=flags, budget=budget, mesh=mesh)
             stop = fit(args, run, model, pairs, held_out, mesh)
             if not stop:
-                export_model(model, folder, args.out)
+                export_model(model, folder, args.out, args.prompt)
                 write_run(args.out, settings, finished=True)
+                say(f"{args.out}: the model is there; {describe_end(args.out)}")
         return 128 + stop if stop else 0
 
 

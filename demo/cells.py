@@ -17,7 +17,7 @@ import evaluate
 import train
 from demo.files import load_rows, save_rows
 from demo.kinds import source_id
-from demo.studies import MAIN, METRICS, SYSTEMS
+from demo.studies import LORA_RATE, MAIN, METRICS, SYSTEMS
 from demo.world import first_wrong_step
 
 
@@ -85,7 +85,7 @@ def answer_bits(lab, name, problems, model, folder, temperature):
     """{name: is the final answer right?, "name, all steps": is every step right?} as strings of 0 and 1."""
     path = folder / f"{name}.jsonl"
     lab.call(f"evaluate {name}, {problems.stem}", evaluate, problems, model=model, temperature=temperature,
-             max_tokens=200, batch_size=256, out=path)
+             max_tokens=lab.study.max_tokens, batch_size=lab.study.at_once, out=path)
     rows = sorted(load_rows(path), key=lambda row: int(source_id(row).rsplit("-")[-1]))
     for end in ("", ".done", ".dropped.jsonl"):
         Path(f"{path}{end}").unlink()
@@ -98,12 +98,19 @@ def answer_bits(lab, name, problems, model, folder, temperature):
 
 # ------------------------------------------------------------------------------------------------- systems
 
+def settings_of(lab, system):
+    """The (rate, β) that are tried of a system."""
+    _, _, flags = SYSTEMS[system]
+    factor = LORA_RATE if "lora" in flags else 1
+    return [(factor * lr, beta) for lr, beta in lab.study.grid]
+
+
 def grid(lab, world, system):
     """[((rate, β), share of validation problems with the final answer right, with all steps right)]."""
-    kind, objective = SYSTEMS[system]
-    rows, found = lab.rows(lab.gather_enough(world, 0), kind), []
-    for lr, beta in lab.study.grid:
-        result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta)
+    kind, objective, flags = SYSTEMS[system]
+    rows, found = lab.rows(lab.enough_pairs(world, 0), kind), []
+    for lr, beta in settings_of(lab, system):
+        result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta, **flags)
         final, steps = (result[metric].count("1") / len(result[metric]) for metric in METRICS[:2])
         found.append(((lr, beta), final, steps))
     return found
@@ -117,25 +124,27 @@ def best(lab, world, system):
 
 def forget_others(lab, world, system, chosen):
     """Remove the models of the grid that were not chosen."""
-    kind, objective = SYSTEMS[system]
-    rows = lab.rows(lab.gather_enough(world, 0), kind)
-    for lr, beta in lab.study.grid:
+    kind, objective, flags = SYSTEMS[system]
+    rows = lab.rows(lab.enough_pairs(world, 0), kind)
+    for lr, beta in settings_of(lab, system):
         if (lr, beta) != chosen:
-            forget(trained_path(lab, rows, objective, lab.policy(0), 0, lr=lr, beta=beta))
+            forget(trained_path(lab, rows, objective, lab.policy(0), 0, lr=lr, beta=beta, **flags))
 
 
 def system_cell(lab, world, seed, system, run):
-    kind, objective = SYSTEMS[system]
+    kind, objective, flags = SYSTEMS[system]
     lr, beta = best(lab, world, system)
     if lab.making:
         forget_others(lab, world, system, (lr, beta))
-    rows = lab.rows(lab.gather_enough(world, seed), kind)
-    return cell(lab, world, seed, rows, objective, run, lr=lr, beta=beta)
+    rows = lab.rows(lab.enough_pairs(world, seed), kind)
+    return cell(lab, world, seed, rows, objective, run, lr=lr, beta=beta, **flags)
 
 
 def variant_cell(lab, world, name, run):
     """A cell that differs from MAIN on the first SFT seed in one thing."""
-    kind, objective = SYSTEMS[MAIN]
+    if f"{MAIN}, {name}" in SYSTEMS:
+        return system_cell(lab, world, 0, f"{MAIN}, {name}", run)
+    kind, objective, _ = SYSTEMS[MAIN]
     lr, beta = best(lab, world, MAIN)
     pairs, gathered, count, how = lab.study.pairs, {}, None, {}
     if name == "three rounds":
@@ -150,16 +159,16 @@ def variant_cell(lab, world, name, run):
         gathered = dict(problems=slice(0, lab.study.many[world])) if count > pairs else {}
     elif name != "as it is":
         how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
-    rows = lab.rows(lab.gather(world, 0, **gathered), kind, count)
+    rows = lab.rows(lab.make_pairs(world, 0, **gathered), kind, count)
     return cell(lab, world, 0, rows, objective, run, lr=lr, beta=beta, **how)
 
 
 def rounds_cell(lab, world, n, lr, beta, run):
     """n rounds on other problems each, with an n-th of the pairs; a round's policy is the next one's reference."""
-    (kind, objective), policy, pairs = SYSTEMS[MAIN], lab.policy(0), 0
+    (kind, objective, _), policy, pairs = SYSTEMS[MAIN], lab.policy(0), 0
     share = lab.study.problems[world] // 2  # of which more than an n-th of the pairs and the held-out ones come
     for i in range(n):
-        folder = lab.gather(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
+        folder = lab.make_pairs(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
         rows = lab.rows(folder, kind, lab.study.pairs // n)
         how = dict(lr=lr, beta=beta)
         policy = lab.made(folder, f"model-{run}", partial(train_on, lab, rows, objective, policy, run, how))

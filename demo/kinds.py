@@ -4,7 +4,10 @@
     verified  the same, where a judge found no error in the right step
     apart     a right answer and a wrong answer to the problem, sampled apart from each other
     worded    the true step in words that the policy does not use, against the wrong step (the paper's table 4)
+    taught    the true step in words that the policy has learned, against the wrong step: as by a stronger teacher
 """
+import re
+
 from demo.files import load_rows
 from demo.world import truth
 
@@ -34,15 +37,23 @@ def rows_by_problem(path):
     return found
 
 
-def kinds_of_rows(folder):
-    """{kind: {problem: its rows}} of a folder that Lab.gather filled. Not every kind has every problem."""
-    answers = load_rows(folder.parent / "answers.jsonl")
-    right = first_of_each(row for row in answers if row["correct"])
-    wrong = first_of_each(load_rows(folder.parent / "wrong.jsonl"))
+def kinds_of_rows(folder, wanted):
+    """{kind: {problem: its rows}} of a folder that Lab.make_pairs filled. Not every kind has every problem.
+
+    wanted: names of kinds.
+    """
+    kinds = {}
+    if "pairs" in wanted:
+        kinds["pairs"] = rows_by_problem(folder / "pairs.jsonl")
+    if "apart" in wanted:
+        right = first_of_each(row for row in load_rows(folder.parent / "answers.jsonl") if row["correct"])
+        wrong = first_of_each(load_rows(folder.parent / "wrong.jsonl"))
+        kinds["apart"] = {key: [answers_apart(right[key], wrong[key])] for key in wrong if key in right}
     verified = rows_by_problem(folder / "verified.jsonl")
-    return {"pairs": rows_by_problem(folder / "pairs.jsonl"), "verified": verified,
-            "apart": {key: [answers_apart(right[key], wrong[key])] for key in wrong if key in right},
-            "worded": in_other_words(verified)}
+    for kind, make_step in (("verified", lambda row: row["chosen"]), ("worded", worded_step), ("taught", true_step)):
+        if kind in wanted:
+            kinds[kind] = with_other_steps(verified, make_step)
+    return kinds
 
 
 def answers_apart(right, wrong):
@@ -51,13 +62,13 @@ def answers_apart(right, wrong):
             "full_rejected": wrong["completion"]}
 
 
-def in_other_words(verified):
-    """{problem: its rows} with the true step in other words, of problems where every row has one."""
+def with_other_steps(verified, make_step):
+    """{problem: its rows} with the steps that make_step(row) chooses, of problems where it finds one for every row."""
     found = {}
     for key, rows in verified.items():
-        worded = [{**row, "chosen": worded_step(row)} for row in rows]
-        if all(row["chosen"] for row in worded):
-            found[key] = worded
+        others = [{**row, "chosen": make_step(row)} for row in rows]
+        if all(row["chosen"] for row in others):
+            found[key] = others
     return found
 
 
@@ -68,3 +79,9 @@ def worded_step(row):
         return None
     a, operation, b, result = equations[row["bad_step"] - 1]
     return WORDED[operation].format(f"{a} {operation} {b} = {result}")
+
+
+def true_step(row):
+    """The step of the row's solution, as the world tells it; None after the last step."""
+    steps = re.split(r"(?m)^Step \d+:", row["solution"])[1:]
+    return steps[row["bad_step"] - 1].rstrip() if row["bad_step"] <= len(steps) else None

@@ -14,15 +14,16 @@ import hashlib
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import collect
 import correct
 import locate
 import train
-from demo import world as generator
 from demo.files import load_rows, save_rows
 from demo.kinds import first_of_each, kinds_of_rows
-from demo.studies import WORLDS
+from demo.scales import chosen_scale, make_world, scale_world
+from demo.studies import SYSTEMS, WORLDS
 
 
 class Busy(Exception):
@@ -31,6 +32,10 @@ class Busy(Exception):
 
 class Missing(Exception):
     """Not made yet, and only a report is wanted."""
+
+
+class TooFew(Missing):
+    """A policy gives no pairs."""
 
 
 class Lab:
@@ -70,6 +75,9 @@ class Lab:
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words.append(str(value))
+        if self.study.model:  # bf16 products, where a CPU has them, train twice as fast; sampling wants exact ones
+            import torch
+            torch.set_float32_matmul_precision("medium" if stage is train else "highest")
         earlier = [seconds for seconds, _ in self.times()[what]]
         expected = f", about {sum(earlier) / len(earlier):.0f} s" if earlier else ""
         print(f"reproduce: {what}{expected}", file=sys.stderr)
@@ -93,70 +101,89 @@ class Lab:
     # ------------------------------------------------------------------------------------- policies and rows
 
     def world(self, world):
+        """Folder of the problems; of a pretrained model's, at the scale that is chosen for it."""
         study = self.study
-        flags = dict(world=world, sft=study.solutions, train=study.many[world], validation=study.validation,
-                     test=study.test)
-        return self.made(self.out / world, "world", lambda path: generator.main(
-            [f"--out={path}", *(f"--{name}={value}" for name, value in flags.items())]))
+        sizes = {"sft": 1 if study.scales else study.solutions, "train": study.many[world],
+                 "validation": study.validation, "test": study.test}
+        scale = study.scales[chosen_scale(self)] if study.scales else None
+        return self.made(self.out / world, "world", lambda path: make_world(path, world, sizes, scale))
 
     def policy(self, seed):
-        """One policy for both worlds; its solutions have planted slips."""
-        start = self.world(WORLDS[0]) / "model"
-        solutions = [self.world(world) / "sft.jsonl" for world in WORLDS]
+        """One policy for both worlds: what SFT on their solutions makes of a model."""
+        if self.study.scales:
+            start = self.study.model
+            worlds = [scale_world(self, number, world) for number in range(len(self.study.scales)) for world in WORLDS]
+        else:
+            worlds = [self.world(world) for world in WORLDS]
+            start = worlds[0] / "model"
         rows = self.made(self.out, "sft.jsonl", lambda path: save_rows(
-            path, [row for solution in solutions for row in load_rows(solution)]))
+            path, [row for folder in worlds for row in load_rows(folder / "sft.jsonl")]))
         return self.made(self.out / "policies", f"seed-{seed}", lambda path: self.call(
             "SFT", train, objective="sft", model=start, pairs=rows, out=path, seed=seed, save_every=0,
             **self.study.sft))
 
-    def ask(self, world, seed, policy=None, problems=None):
+    def answers(self, world, seed, policy=None, problems=None):
         """Folder with answers of a policy to a slice of the problems, and the wrong ones; how it was asked."""
         policy = policy or self.policy(seed)
         problems = problems or slice(0, self.study.problems[world])
         folder = self.out / world / f"{policy.parent.name}-{policy.name}-{problems.start}-{problems.stop}"
-        how = dict(model=policy, temperature=1, top_p=1, seed=seed, max_tokens=200, batch_size=256)
+        how = dict(model=policy, temperature=1, top_p=1, seed=seed, max_tokens=self.study.max_tokens,
+                   batch_size=self.study.at_once)
         source = self.world(world) / "train.jsonl"
         some = self.made(folder, "problems.jsonl", lambda path: save_rows(path, load_rows(source)[problems]))
         answers = self.made(folder, "answers.jsonl", lambda path: self.call(
-            "collect", collect, some, out=path, samples=4, keep="all", **how))
+            "collect", collect, some, out=path, samples=self.study.samples, keep="all", **how))
         self.made(folder, "wrong.jsonl", lambda path: save_rows(path, first_of_each(
             row for row in load_rows(answers) if not row["correct"]).values()))
         return folder, how
 
-    def gather(self, world, seed, judge="equations", each=1, **which):
+    def make_pairs(self, world, seed, judge="equations", each=1, **which):
         """Folder with located answers, pairs and verified pairs, at most `each` a prefix, in that of their answers.
 
-        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `ask`.
+        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`.
         """
-        asked, how = self.ask(world, seed, **which)
+        asked, how = self.answers(world, seed, **which)
         folder = asked / f"{judge}-{each}"
-        flags = dict(judge=generator.__file__.replace("world.py", "exact.py") if judge == "exact" else judge)
+        flags = dict(judge=Path(__file__).with_name("exact.py") if judge == "exact" else judge)
         if judge == "rollouts":
             flags |= how
         located = self.made(folder, "located.jsonl", lambda path: self.call(
             f"locate by {judge}", locate, asked / "wrong.jsonl", out=path, **flags))
-        how = dict(how, samples=8, max_per_prefix=each)
-        self.made(folder, "pairs.jsonl", lambda path: self.call("correct", correct, located, out=path, **how))
+        how = dict(how, samples=self.study.tries, max_per_prefix=each)
+        if "pairs" in self.kinds():
+            self.made(folder, "pairs.jsonl", lambda path: self.call("correct", correct, located, out=path, **how))
         self.made(folder, "verified.jsonl", lambda path: self.call(
             "correct, verify", correct, located, out=path, verify="equations", **how))
         return folder
 
-    def gather_enough(self, world, seed):
-        """`gather`, from twice as many problems while they give fewer pairs than the study wants."""
+    def kinds(self):
+        """Names of the kinds of rows that the systems want."""
+        return {SYSTEMS[system][0] for system in self.study.systems}
+
+    def enough_pairs(self, world, seed):
+        """`make_pairs`, from twice as many problems while they give fewer pairs than the study wants.
+
+        Raises TooFew where all problems give none to train on.
+        """
         problems = self.study.problems[world]
         while True:
-            folder = self.gather(world, seed, problems=slice(0, problems))
-            problems *= 2
+            folder = self.make_pairs(world, seed, problems=slice(0, problems))
             train_rows, _ = self.rows(folder, "verified")
-            if problems > self.study.many[world] or len(load_rows(train_rows)) == self.study.pairs:
-                return folder
+            found = len(load_rows(train_rows))
+            if found == self.study.pairs or 2 * problems > self.study.many[world]:
+                break
+            problems *= 2
+        if not found:
+            raise TooFew(f"no pairs to train on from {problems} problems of the {world} world, SFT seed {seed}: its "
+                         "answers are all right or all wrong")
+        return folder
 
     def rows(self, folder, kind, count=None):
         """(train, held-out) files of `kind`: of the same problems, whatever the kind. count: pairs to train on."""
         count, held_out = count or self.study.pairs, self.study.held_out
 
         def make(path):
-            kinds = kinds_of_rows(folder)
+            kinds = kinds_of_rows(folder, self.kinds())
             common = set.intersection(*(set(rows) for rows in kinds.values()))
             common = sorted(common, key=lambda problem: hashlib.sha256(problem.encode()).digest())
             path.mkdir(exist_ok=True)

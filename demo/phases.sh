@@ -1,12 +1,38 @@
 # Long phases, with progress on stderr. Sourced by scripts that set $out, the folder of their run:
 #
-#     expect NAME [SECONDS]   # of every phase, in order, before the first: how long it took elsewhere, if that is known
+#     keep_to SETTINGS FILE…  # exit 2 if $out was begun with other settings (lines of text) or other files
+#     expect NAME [SECONDS]   # of every phase, in order, before the first: how long it took elsewhere, if known
 #     phase NAME COMMAND…     # run it, unless it was finished before; its stderr goes to $out/NAME.log
 #     show_times              # where the time went
 #
-# $out/times.tsv has a line for each finished phase: its name and its seconds. A phase without SECONDS is expected to take
-# as long as the last finished one of the same name behind the slash: round-2/train as long as round-1/train.
+# $out/times.tsv has a line for each finished phase: its name and its seconds. A phase without SECONDS is expected to
+# take as long as the last finished one of the same name behind the slash: round-2/train as long as round-1/train.
 names=() elsewhere=()
+
+stop() { # stop REASON: the user's mistake, in one line
+    echo "$0: $*" >&2
+    exit 2
+}
+
+changes() { # changes SIGN FILE TEXT: lines of FILE that are not in TEXT (SIGN is <), or the other way round (>)
+    printf '%s\n' "$3" | diff "$2" - | sed -n "s/^$1 //p" | tr '\n' ' ' || true
+}
+
+keep_to() {
+    local settings=$1 sums= changed before
+    shift
+    if [ $# -gt 0 ]; then sums=$(cksum -- "$@"); fi
+    if [ ! -e "$out/settings.txt" ]; then
+        [ -z "$(ls -A "$out")" ] || stop "$out: is not empty, and holds no run that is known; remove it or name another"
+        printf '%s\n' "$sums" > "$out/code.txt"
+        printf '%s\n' "$settings" > "$out/settings.txt"
+    fi
+    changed=$(changes '>' "$out/settings.txt" "$settings")
+    before=$(changes '<' "$out/settings.txt" "$settings")
+    [ -z "$changed" ] || stop "$out: was begun with $before(now $changed); remove it or name another"
+    changed=$(changes '>' "$out/code.txt" "$sums" | tr ' ' '\n' | grep '[^0-9]' | tr '\n' ' ' || true)
+    [ -z "$changed" ] || stop "$out: was made before a change of ${changed% }; remove it or name another"
+}
 
 expect() {
     names+=("$1") elsewhere+=("${2:-0}")
@@ -18,7 +44,11 @@ took() { # took NAME: seconds of a finished phase; nothing of another
 
 clock() { # clock SECONDS: 1:05, or 1:02:03 with hours
     local hours=$(($1 / 3600)) minutes=$(($1 / 60 % 60)) seconds=$(($1 % 60))
-    if [ $hours -gt 0 ]; then printf '%d:%02d:%02d' $hours $minutes $seconds; else printf '%d:%02d' $minutes $seconds; fi
+    if [ $hours -gt 0 ]; then
+        printf '%d:%02d:%02d' $hours $minutes $seconds
+    else
+        printf '%d:%02d' $minutes $seconds
+    fi
 }
 
 forecast() { # forecast NAME…: seconds that these phases will take together; nothing when one of them is not known
@@ -58,7 +88,7 @@ progress() { # progress NAME SECONDS: one line about the phase that has run for 
 watch() { # watch NAME: on a terminal, the line of progress anew every second while this script runs
     local begin=$SECONDS
     while kill -0 $$ 2> /dev/null; do
-        printf '\r%s \033[K' "$(progress "$1" $((SECONDS - begin)))" >&2
+        printf '\r%s \033[K' "$(progress "$1" $((SECONDS - begin)) 2> /dev/null)" >&2
         sleep 1
     done
 }

@@ -3,9 +3,9 @@
 #
 #     bash demo/policy.sh FOLDER [SEED]
 #
-# demo/policy is seed 0, made at commit 834bca6, and the first policy of docs/reproduction.md. Thousands of steps amplify what
-# rounding leaves: another CPU, or code that sums in another order (as it has since 1f1d248), makes another policy of the
-# same seed.
+# demo/policy is seed 0, made at commit 834bca6. It is the first policy of docs/reproduction.md. Thousands of steps
+# amplify what rounding leaves: another CPU, or code that sums in another order (as it has since 1f1d248), makes another
+# policy of the same seed.
 set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd) seed=${2:-0}
 cd "$(dirname "$0")/.."

@@ -1,12 +1,13 @@
 """What demo/reproduce.py found, as Markdown and a figure. Run it with: python -m demo.reproduce --report"""
-import math
 import sys
 
 from demo.cells import best, cell, grid, system_cell, variant_cell
 from demo.files import load_rows
 from demo.lab import Missing
+from demo.scales import chosen_scale, scale_scores
 from demo.studies import MAIN, METRICS, WORLDS
-from demo.world import first_wrong_step
+from demo.world import chosen_is_right, first_wrong_step
+from stepdpo.intervals import paired_interval
 
 
 def tried(make, *args):
@@ -24,16 +25,20 @@ def finished(lab, make, *args):
 
 
 def outcome_means(cells, metric):
-    """Each problem's mean over the training runs, (problems,)."""
-    import numpy as np
-    return np.mean([[int(bit) for bit in result[metric]] for result in cells], axis=0)
+    """Each problem's mean over the training runs, a list of shares."""
+    return [sum(int(bit) for bit in bits) / len(cells) for bits in zip(*(result[metric] for result in cells))]
 
 
-def paired(ours, theirs):
-    """'+1.5 [0.8, 2.2]': the mean difference over problems in points, with its 95 % interval."""
-    difference = 100 * (ours - theirs)
-    half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference))
-    return f"{difference.mean():+.1f} [{difference.mean() - half:+.1f}, {difference.mean() + half:+.1f}]"
+def mean_percent(cells, metric):
+    shares = outcome_means(cells, metric)
+    return f"{100 * sum(shares) / len(shares):.1f}"
+
+
+def paired(ours, theirs, metric):
+    """'+1.5 [0.8, 2.2]': the mean difference of two systems' cells in points, with its interval over problems."""
+    differences = [a - b for a, b in zip(outcome_means(ours, metric), outcome_means(theirs, metric))]
+    low, high = paired_interval(differences)
+    return f"{100 * sum(differences) / len(differences):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def table_row(*cells):
@@ -58,7 +63,7 @@ def main_table(lab, world):
         ours = finished(lab, system_cell, world, seed, MAIN)
         lines.append(f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n"))
         lines += table_head("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
-                            "over SFT", "final answer, T=1")
+                            "over SFT", *(["final answer, T=1"] if lab.study.sampled else []))
         lines.append(system_row(lab, "SFT", [base], None, ours))
         for system in lab.study.systems:
             cells = finished(lab, system_cell, world, seed, system)
@@ -69,13 +74,11 @@ def main_table(lab, world):
 
 def system_row(lab, name, cells, base, ours):
     """A line of main_table. base: the cell of SFT, or None; ours: the cells of MAIN, or []."""
-    final, steps, sampled = METRICS
-    means = {metric: f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS if metric in cells[0]}
-    gains = {metric: paired(outcome_means(cells, metric), outcome_means([base], metric)) if base else ""
-             for metric in (final, steps)}
-    lead = paired(outcome_means(ours, final), outcome_means(cells, final)) if ours else ""
-    return table_row(name, len(cells), means[final], gains[final], lead, means[steps], gains[steps],
-                     means.get(sampled, ""))
+    final, steps, _ = METRICS
+    means = [mean_percent(cells, metric) for metric in METRICS if metric in cells[0]]
+    gains = {metric: paired(cells, [base], metric) if base else "" for metric in (final, steps)}
+    lead = paired(ours, cells, final) if ours else ""
+    return table_row(name, len(cells), means[0], gains[final], lead, means[1], gains[steps], *means[2:])
 
 
 LADDER = {  # what is gained by one thing alone: (with it, without it)
@@ -97,9 +100,20 @@ def ladder_table(lab):
                 ours = finished(lab, system_cell, world, seed, with_it)
                 theirs = finished(lab, system_cell, world, seed, without)
                 if ours and theirs:
-                    gains = [paired(outcome_means(ours, metric), outcome_means(theirs, metric))
-                             for metric in METRICS[:2]]
-                    lines.append(table_row(world, seed, what, *gains))
+                    lines.append(table_row(world, seed, what, *(paired(ours, theirs, name) for name in METRICS[:2])))
+    return lines
+
+
+def scale_table(lab):
+    """Stories that a pretrained model learned from; the scale that the study is made on in bold."""
+    lines = table_head("steps", "values", f"final answer right, of {lab.study.scale_problems} validation problems, "
+                       "number world, SFT seed 0")
+    scores = tried(scale_scores, lab) if lab.study.scales else None
+    for number, score in enumerate(scores or []):
+        (fewest, most), (least, greatest) = lab.study.scales[number]["steps"], lab.study.scales[number]["values"]
+        text = f"{100 * score:.1f} %"
+        lines.append(table_row(f"{fewest} to {most}", f"{least} to {greatest}",
+                               f"**{text}**" if number == chosen_scale(lab) else text))
     return lines
 
 
@@ -110,14 +124,14 @@ def data_table(lab):
                        "verified pairs", "their chosen steps right")
     for world in WORLDS:
         for seed in range(lab.study.seeds):
-            folder = tried(lab.gather_enough, world, seed)
+            folder = tried(lab.enough_pairs, world, seed)
             if folder:
                 lines.append(table_row(world, seed, *data_cells(folder)))
     return lines
 
 
 def data_cells(folder):
-    """The cells of a line of data_table. folder: of Lab.gather."""
+    """The cells of a line of data_table. folder: of Lab.make_pairs."""
     answers, wrong = load_rows(folder.parent / "answers.jsonl"), load_rows(folder.parent / "wrong.jsonl")
     located = load_rows(folder / "located.jsonl")
     right = [row for row in answers if row["correct"]]
@@ -126,15 +140,12 @@ def data_cells(folder):
     cells = [share(len(answers) - len(right), len(answers)), share(len(slipped), len(right)),
              f"{len(located)} of {len(wrong)}", share(len(found), len(located))]
     for name in ("pairs", "verified"):
-        pairs = load_rows(folder / f"{name}.jsonl")
-        cells += [len(pairs), share(sum(chosen_is_right(pair) for pair in pairs), len(pairs))]
+        if (folder / f"{name}.jsonl").exists():
+            pairs = load_rows(folder / f"{name}.jsonl")
+            cells += [len(pairs), share(sum(chosen_is_right(pair) for pair in pairs), len(pairs))]
+        else:  # no system of this study wants them
+            cells += ["", ""]
     return cells
-
-
-def chosen_is_right(pair):
-    """Whether the world finds no error up to the chosen step."""
-    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
-    return wrong is None or wrong > pair["bad_step"]
 
 
 def grid_table(lab, world):
@@ -151,19 +162,23 @@ def grid_table(lab, world):
     return lines
 
 
+OTHER_STEPS = ("Step-DPO, other wording", "Step-DPO, true steps")  # chosen steps that are not the policy's own
+
+
 def wording_table(lab):
-    """Table 4: chosen steps of the policy's own against the generator's in other words."""
-    lines = table_head("world", "SFT seed", "log πref of the policy's own step", "of the other wording",
-                       "log πref of the rejected step", "Step-DPO, verified over other wording")
+    """Table 4: chosen steps of the policy's own against the generator's."""
+    lines = table_head("world", "SFT seed", "other steps", "log πref of the policy's own step", "of the other step",
+                       "of the rejected step", f"{MAIN} over the other")
     for world in WORLDS:
         for seed in range(lab.study.seeds):
             own = finished(lab, system_cell, world, seed, MAIN)
-            other = finished(lab, system_cell, world, seed, "Step-DPO, other wording")
-            if own and other:
-                first, first_other = own[0]["metrics"][0], other[0]["metrics"][0]  # before the first step
-                logps = (first["eval_logps/chosen"], first_other["eval_logps/chosen"], first["eval_logps/rejected"])
-                lines.append(table_row(world, seed, *(f"{value:.2f}" for value in logps), paired(
-                    outcome_means(own, METRICS[0]), outcome_means(other, METRICS[0]))))
+            for system in OTHER_STEPS:
+                other = finished(lab, system_cell, world, seed, system) if system in lab.study.systems else []
+                if own and other:
+                    first, first_other = own[0]["metrics"][0], other[0]["metrics"][0]  # before the first step
+                    logps = [first["eval_logps/chosen"], first_other["eval_logps/chosen"], first["eval_logps/rejected"]]
+                    lines.append(table_row(world, seed, system, *(f"{value:.2f}" for value in logps),
+                                           paired(own, other, METRICS[0])))
     return lines
 
 
@@ -175,12 +190,11 @@ def variant_table(lab, world):
     for name, cells in found.items():
         if not cells:
             continue
-        means = [f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS[:2]]
+        means = [mean_percent(cells, metric) for metric in METRICS[:2]]
         other = "4 pairs a prefix" if name.startswith("--shuffle") else "as it is"
         gains = ["", "", ""]
         if name != other and found[other]:
-            gains = [other, *(paired(outcome_means(cells, metric), outcome_means(found[other], metric))
-                              for metric in METRICS[:2])]
+            gains = [other, *(paired(cells, found[other], metric) for metric in METRICS[:2])]
         lines.append(table_row(name, len(cells), cells[0]["pairs"], computed_share(cells[0]), *means, *gains))
     return lines
 
@@ -226,26 +240,39 @@ def draw_figure2(lab, path):
         margins.set(xlabel="optimizer steps", ylabel="reward margin of held-out pairs, nats")
         judged.grid(alpha=0.3)
         margins.grid(alpha=0.3)
-    axes[0, 0].legend()
+    for judged in [axis for axis in axes[0] if axis.lines][:1]:
+        judged.legend()
     figure.supxlabel("Higher is better in each panel. A line is one SFT seed.", fontsize="medium")
     figure.savefig(path, dpi=120)
 
 
+def describe(study):
+    """The first line of the report."""
+    text = f"{study.test:,} test problems"
+    if study.sampled:
+        text += f" (T=1: the first {study.sampled:,})"
+    text += (f", up to {study.pairs} pairs, {study.epochs} epochs in batches of {study.batch_size}; 95 % intervals "
+             "paired by problem.")
+    if study.model:
+        text += (f" Policies: {study.model} after SFT on {2 * len(study.scales) * study.solutions:,} true solutions, "
+                 "to stories of all scales.")
+    return text
+
+
 def write_report(lab):
     study = lab.study
-    sections = {"Rows": data_table(lab)}
+    sections = {"How hard the stories are": scale_table(lab), "Rows": data_table(lab)}
     for world in WORLDS:
         sections[f"{world.title()} world (table 3)"] = main_table(lab, world)
     sections["Labels and objective"] = ladder_table(lab)
-    sections["Chosen steps in other words (table 4)"] = wording_table(lab)
+    sections["Chosen steps of others (table 4)"] = wording_table(lab)
     for world in WORLDS:
         sections[f"Variants, {world} world"] = variant_table(lab, world)
     for world in WORLDS:
         title = f"Validation, {world} world: final answer / all steps, greedy, by rate and β, SFT seed 0"
         sections[title] = grid_table(lab, world)
     sections["Where the time went"] = time_table(lab)
-    lines = [f"{study.test:,} test problems (T=1: the first {study.sampled:,}), up to {study.pairs} pairs, "
-             f"{study.epochs} epochs in batches of {study.batch_size}; 95 % intervals paired by problem."]
+    lines = [describe(study)]
     for title, table in sections.items():
         if len(table) > 2:  # more than its head
             lines += ["", f"### {title}", "", *table]

@@ -4,15 +4,12 @@
 #     bash demo/run.sh [--from-scratch] [FOLDER]     # results in FOLDER, default runs/demo
 #
 # WORLD=decision asks yes/no questions instead of numbers, SEED=1 draws other problems; each such setting has a default
-# folder of its own. It starts from the policy in demo/policy; with --from-scratch from random weights, which takes longer.
+# folder of its own. It starts from the policy in demo/policy, with --from-scratch from random weights (takes longer).
 # Run again after an interruption, it goes on where it stopped. To start afresh, remove FOLDER.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-stop() {
-    echo "demo/run.sh: $*" >&2
-    exit 2
-}
+. "$root/demo/phases.sh"
 
 # ------------------------------------------------------------------------------------------------- settings
 world=${WORLD:-number} seed=${SEED:-0} scratch=
@@ -28,24 +25,13 @@ folder=${1:-$root/runs/$name}
 mkdir -p "$folder" && out=$(cd "$folder" && pwd)
 cd "$root"
 
-# The folder remembers what it was made with. Other settings or other code would print the old run's table.
-settings="WORLD=$world SEED=$seed${scratch:+ --from-scratch}"
-code=$(cksum -- *.py stepdpo/*.py judges/*.py demo/world.py demo/run.sh demo/policy/*)
-if [ ! -e "$out/settings.txt" ]; then
-    if [ "$(ls -A "$out")" ]; then stop "$out: is not empty, and holds no run that is known; remove it or name another FOLDER"; fi
-    echo "$settings" > "$out/settings.txt"
-    echo "$code" > "$out/code.txt"
-fi
-before=$(cat "$out/settings.txt")
-if [ "$before" != "$settings" ]; then
-    stop "$out: holds the run of $before, not of $settings; remove it or name another FOLDER"
-fi
-changed=$(echo "$code" | diff "$out/code.txt" - | sed -n 's/^> .* //p' | tr '\n' ' ' || true)
-if [ "$changed" ]; then stop "$out: was made before a change of ${changed% }; remove it or name another FOLDER"; fi
+# With other settings or other code the old run's table would be printed.
+keep_to "WORLD=$world
+SEED=$seed${scratch:+ --from-scratch}" \
+    *.py stepdpo/*.py judges/*.py demo/world.py demo/run.sh demo/policy/*
 
 set -- demo/requirements.txt  # what env.sh is given are requirement files
 . demo/env.sh "$@"
-. demo/phases.sh
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 # ------------------------------------------------------------------------------------------------- the method

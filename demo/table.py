@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 from demo.files import load_rows
-from demo.world import first_wrong_step
-from evaluate import add_answer, difference_to, share_right
-from stepdpo.intervals import mean_interval, percent
+from demo.world import chosen_is_right, first_wrong_step
+from stepdpo.intervals import mean_interval, paired_interval, percent
 
 TALLY = re.compile(r"^(\w+\.py): (?:(\S+): )?(\d+) in, (\d+) kept, (\d+) dropped(?: \(([^)]*)\))?", re.M)
 MEASURES = {  # what is right about an answer: how it is told
@@ -22,31 +21,27 @@ MEASURES = {  # what is right about an answer: how it is told
 
 
 def accuracies(folder):
-    """A line of figures for each of MEASURES.
+    """A line for each of MEASURES: {"name", "before", "after", "gain"}.
 
-    Each is {"name", "before": (share, (low, high)), "after": (share, (low, high)), "gain": "+35.0 points [+32.6, +37.3]"},
-    intervals of 95 %, that of the gain paired by problem.
+    before and after are (share, (low, high)), gain is "+35.0 points [+32.6, +37.3]". Intervals are of 95 %, that of the
+    gain is paired by problem.
     """
-    before, after = load_rows(folder / "before.jsonl"), load_rows(folder / "after.jsonl")
+    before = {row["id"]: row for row in load_rows(folder / "before.jsonl")}
+    after = {row["id"]: row for row in load_rows(folder / "after.jsonl")}
     lines = []
     for name, is_right in MEASURES.items():
-        scores = {"before": measured(before, is_right), "after": measured(after, is_right)}
-        line = {"name": name}
-        for side, problems in scores.items():
-            rates = [share_right(problem) for problem in problems.values()]
-            line[side] = sum(rates) / len(rates), mean_interval(rates)
-        difference = difference_to(scores["after"], scores["before"])  # difference +35.0 points [...] over 2000 common problems
-        line["gain"] = difference.removeprefix("difference ").split(" over ")[0]
-        lines.append(line)
+        old = [float(is_right(before[key])) for key in after]
+        new = [float(is_right(row)) for row in after.values()]
+        lines.append({"name": name, "before": (sum(old) / len(old), mean_interval(old)),
+                      "after": (sum(new) / len(new), mean_interval(new)), "gain": paired_gain(old, new)})
     return lines
 
 
-def measured(rows, is_right):
-    """What evaluate.py keeps of rows for its report, with another notion of right."""
-    problems = {}
-    for row in rows:
-        add_answer(problems, {**row, "correct": is_right(row)})
-    return problems
+def paired_gain(old, new):
+    """'+35.0 points [+32.6, +37.3]': the mean difference. old, new: 0.0 or 1.0 for each problem, in the same order."""
+    differences = [after - before for before, after in zip(old, new)]
+    low, high = paired_interval(differences)
+    return f"{100 * sum(differences) / len(differences):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def stage_lines(folder, phases):
@@ -57,18 +52,12 @@ def stage_lines(folder, phases):
             yield f"{name:36}" + "".join(f"{int(count):8}" for count in counts) + f"   {reasons}"
 
 
-def step_is_right(pair):
-    """Whether the world finds no error up to the chosen step."""
-    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
-    return wrong is None or wrong > pair["bad_step"]
-
-
 def judge_lines(folder):
     """What the world knows about the judge's verdicts and the steps that were chosen."""
     located, pairs = load_rows(folder / "located.jsonl"), load_rows(folder / "pairs.jsonl")
     agree = sum(first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"] for row in located)
     yield f"first wrong step as the world knows it: {agree} of {len(located)} located"
-    fine = sum(step_is_right(pair) for pair in pairs)
+    fine = sum(chosen_is_right(pair) for pair in pairs)
     yield f"chosen step right as the world knows it: {fine} of {len(pairs)} pairs"
     end = load_rows(folder / "step-dpo" / "metrics.jsonl")[-1]
     yield f"held-out pairs in which training made the chosen step likelier against the rejected one: " \

@@ -10,8 +10,9 @@ What the world plants. Solutions in sft.jsonl are told by someone who *forgets a
 subtractions that need one and *a carry* in 30 % of the additions that need one, and goes on from the wrong value.
 A policy trained on them knows how to reason and slips in places that are known exactly. `answer` is the true one
 everywhere, and so is `solution` outside sft.jsonl; `bad_step` in sft.jsonl is the first step that slipped, from 1.
+With --true nothing is planted: a pretrained model slips by itself.
 
-World "number": 3 to 6 steps of + - × ÷ on values of two digits, then the final value is asked.
+World "number": 3 to 6 steps of + - × ÷ on values of two digits (--steps, --values), then the final value is asked.
 World "decision": the same steps, then a yes/no question about the value, so that a right answer says little of them.
 The last step ends by naming the two values to compare, without which so small a policy guesses when they are close.
 """
@@ -22,11 +23,14 @@ import hashlib
 import json
 import random
 import re
+from collections import namedtuple
 from pathlib import Path
 
 FORGETS = {"-": 0.6, "+": 0.3}  # how often a needed borrow, a needed carry is forgotten
 WORLDS = ("number", "decision")
-OPERATIONS, STEPS = "++--×÷", (3, 6)
+OPERATIONS = "++--×÷"
+Scale = namedtuple("Scale", "least most steps")  # of all values; steps: (fewest, most)
+SMALL = Scale(10, 99, (3, 6))
 # A problem's split is a function of its text (16 buckets), so that no seed, size or world can make splits overlap.
 BUCKETS = {"test": range(0, 2), "validation": range(2, 4), "train": range(4, 8), "sft": range(8, 16)}
 
@@ -76,39 +80,41 @@ def slipped(a: int, operation: str, b: int) -> int:
 
 
 @functools.cache
-def operands(operation: str, *values: int) -> list[int]:
-    """The b for which `a operation b` stays a whole number of two digits for every a in values."""
-    return [b for b in (range(10, 90) if operation in "+-" else range(2, 10))
-            if all(10 <= compute(a, operation, b) <= 99 and (operation != "÷" or a % b == 0) for a in values)]
+def operands(operation: str, scale: Scale, *values: int) -> list[int]:
+    """The b for which `a operation b` stays a whole number within the scale for every a in values."""
+    candidates = range(scale.least, scale.most - scale.least + 1) if operation in "+-" else range(2, 10)
+    return [b for b in candidates
+            if all(scale.least <= compute(a, operation, b) <= scale.most and (operation != "÷" or a % b == 0)
+                   for a in values)]
 
 
-def tell(world: str, rng: random.Random) -> dict:
+def tell(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
     """One story, with the true solution and that of someone who forgets.
 
     The operations are chosen so that both tellings can go on, therefore slips need not be avoided
-    anywhere and their rates are exactly FORGETS. Returns a dict with prompt, answer, solution, level,
+    anywhere and their rates are exactly those of `forgets`. Returns a dict with prompt, answer, solution, level,
     forgetful (a solution) and bad_step (the first wrong step of forgetful, from 1, or None).
     """
-    level = rng.randint(*STEPS)
+    level = rng.randint(*scale.steps)
     words = {"name": rng.choice(NAMES), "things": rng.choice(THINGS)}
-    true = wrong = start = rng.randint(10, 99)
+    true = wrong = start = rng.randint(scale.least, scale.most)
     story, solution, forgetful, bad_step = [OPENING.format(n=start, **words)], [], [], None
     for k in range(1, level + 1):
-        possible = [o for o in OPERATIONS if operands(o, true, wrong)]
+        possible = [o for o in OPERATIONS if operands(o, scale, true, wrong)]
         if not possible:  # the two tellings have drifted apart: begin again
-            return tell(world, rng)
+            return tell(world, rng, scale, forgets)
         operation = rng.choice(possible)
-        b = rng.choice(operands(operation, true, wrong))
+        b = rng.choice(operands(operation, scale, true, wrong))
         story.append(rng.choice(STORY[operation]).format(n=b, month=MONTHS[k - 1], **words))
         wording = rng.choice(SOLUTION[operation])
-        solution.append(step(k, wording, f"{true} {operation} {b} = {compute(true, operation, b)}", words))
+        solution.append(step_text(k, wording, f"{true} {operation} {b} = {compute(true, operation, b)}", words))
         result = compute(wrong, operation, b)
-        if slipped(wrong, operation, b) != result and rng.random() < FORGETS[operation]:
+        if slipped(wrong, operation, b) != result and rng.random() < forgets.get(operation, 0):
             result = slipped(wrong, operation, b)
             bad_step = bad_step or k
-        forgetful.append(step(k, wording, f"{wrong} {operation} {b} = {result}", words))
+        forgetful.append(step_text(k, wording, f"{wrong} {operation} {b} = {result}", words))
         true, wrong = compute(true, operation, b), result
-    limit = rng.randint(10, 90)
+    limit = rng.randint(scale.least, scale.most - scale.least + 1)
     story.append(QUESTION[world].format(n=limit, **words))
     limit = limit if world == "decision" else None
     return {
@@ -117,7 +123,7 @@ def tell(world: str, rng: random.Random) -> dict:
     }
 
 
-def step(k: int, wording: str, equation: str, words: dict) -> str:
+def step_text(k: int, wording: str, equation: str, words: dict) -> str:
     return f"\nStep {k}: " + wording.format(equation=equation, **words)
 
 
@@ -136,14 +142,16 @@ def split_of(prompt: str) -> str:
     return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
 
 
-def problems(world: str, split: str, count: int, seed: int) -> list[dict]:
-    """Rows of one split. Row i comes from (seed, world, split, i), so a longer file begins with the shorter one."""
+def problems(world: str, split: str, count: int, seed: int, scale: Scale = SMALL, forgets=FORGETS) -> list[dict]:
+    """Rows of one split. forgets: how often a needed carry or borrow is forgotten in solutions of "sft". Row i
+    comes from (seed, world, split, i), so a longer file begins with the shorter one.
+    """
     rows, seen = [], set()
     for i in range(count):
         rng = random.Random(f"{seed}/{world}/{split}/{i}")
-        told = tell(world, rng)
+        told = tell(world, rng, scale, forgets)
         while split_of(told["prompt"]) != split or told["prompt"] in seen:
-            told = tell(world, rng)
+            told = tell(world, rng, scale, forgets)
         seen.add(told["prompt"])
         row = {"id": f"{world}-{split}-{seed}-{i}", "dataset": f"demo-{world}"}
         row |= {name: told[name] for name in ("level", "prompt", "answer", "solution")}
@@ -198,12 +206,18 @@ def first_wrong_step(prompt: str, completion: str) -> int | None:
     return None if closed and len(steps) == len(equations) else max(len(steps), 1)
 
 
+def chosen_is_right(pair: dict) -> bool:
+    """Whether a row of correct.py has no error up to the chosen step."""
+    wrong = first_wrong_step(pair["prompt"], pair["initial_reason_steps"] + pair["full_chosen"])
+    return wrong is None or wrong > pair["bad_step"]
+
+
 # ---------------------------------------------------------------------------
 # the model folder
 
 # One token each: the opening line, a header and the closing words with the newline before them (so that a step begins
-# and ends on a token's edge), the instruction of steps.py's chat prompt, an operator with its spaces, a word with the
-# space before it (and the one after it if a number follows), a digit.
+# and ends on a token's edge), the instruction of the chat prompt (stepdpo/task.py), an operator with its spaces, a word
+# with the space before it (and the one after it if a number follows), a digit.
 PIECE = (r"Let's think step by step\.|\nStep \d+:|\nThe answer is:|\nPlease reason step by step.*|"
          r" [-+×÷=] | ?[A-Za-z]+(?: (?=\d))?|\d")
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -267,6 +281,9 @@ def main(argv=None):
     parser.add_argument("--validation", type=int, default=1000, help="problems to choose settings on")
     parser.add_argument("--test", type=int, default=2000, help="problems to report on")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another draw from the same world")
+    parser.add_argument("--steps", type=int, nargs=2, default=SMALL.steps, metavar="N", help="fewest, most steps")
+    parser.add_argument("--values", type=int, nargs=2, default=SMALL[:2], metavar="N", help="least, greatest value")
+    parser.add_argument("--true", action="store_true", help="plant no slips in the solutions of sft.jsonl")
     parser.add_argument("--label", type=Path, metavar="FILE", help="write nothing; print FILE's rows, which have a "
                         "model's `completion`, with the true `bad_step`")
     args = parser.parse_args(argv)
@@ -278,9 +295,13 @@ def main(argv=None):
             row["bad_step"] = first_wrong_step(row["prompt"], row["completion"])
             print(json.dumps(row, ensure_ascii=False))
         return
+    scale = Scale(*args.values, tuple(args.steps))
+    if not (1 <= scale.steps[0] <= scale.steps[1] <= len(MONTHS) and 1 <= scale.least and 9 * scale.least < scale.most):
+        parser.error(f"--steps {args.steps}, --values {args.values}: 1 to {len(MONTHS)} steps, and a greatest value of "
+                     "more than nine times the least")
     args.out.mkdir(parents=True, exist_ok=True)
     for split in BUCKETS:
-        rows = problems(args.world, split, getattr(args, split), args.seed)
+        rows = problems(args.world, split, getattr(args, split), args.seed, scale, {} if args.true else FORGETS)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (args.out / f"{split}.jsonl").write_text(text, encoding="utf-8")
     write_model_folder(args.out / "model")

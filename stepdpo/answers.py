@@ -1,6 +1,6 @@
 r"""Is this answer right? extract_answer finds it in a completion, same_answer compares it with the gold answer.
 
-    python -c "from stepdpo.answers import *; print(same_answer(extract_answer('so we get 1/2'), r'\frac12'))"
+    python -c "from stepdpo import answers; print(answers.same_answer(answers.extract_answer('so we get 1/2'), r'\frac12'))"
 
 An answer (LaTeX or plain text) is read into a tree (spelling.py, expressions.py), and trees are compared by value
 (equality.py, values.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth,
@@ -226,3 +226,15 @@ def read_number(text: str) -> Fraction | None:
     sign, node = (-1, node[1]) if node[0] == "neg" else (1, node)
     top, bottom = node[1:] if node[0] == "/" else (node, ONE)
     return sign * top[1] / bottom[1] if top[0] == bottom[0] == "num" and bottom[1] else None
+
+
+def gold_text(answer) -> str:
+    """The text of a gold answer: a string, a number, or a list of one of them ([5] and ["5"] are "5").
+
+    ValueError, with the reason, for another JSON value.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise ValueError("neither a string nor a number nor a list of one")
+    return str(answer)

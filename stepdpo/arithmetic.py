@@ -4,6 +4,7 @@ r"""Equations of plain numbers that a text states, read to tokens and checked ex
 
 What is not an equation of plain numbers, or may mean something else, is unreadable and never called false.
 """
+import functools
 import operator
 import re
 from collections import namedtuple
@@ -12,46 +13,65 @@ from fractions import Fraction
 from stepdpo.answers import read_number
 
 # Text to one spelling, in this order: (what is found, what is written instead), with an example of what is found.
+# ¤ stands for a sign of money, ¦ for the edge of a formula: "\( 1 + 2 = 3 \) and then \( -4 \)" is no 3 - 4.
 SPELLINGS = [(re.compile(pattern, re.M), plain) for pattern, plain in (
-    (r"^[ \t]*[-*•][ \t]+", ""),  # "- 3 + 4 = 7" in a list: a bullet is no minus
+    (r"[¤¦]", " "),
+    (r"(?<=[^\W\d_])['’′]+(?=\()", "~"),  # "f''(-4)", which is no -4
+    (r"^[ \t]*(?:[-*•]|(?:\d{1,2}|[a-z])\))[ \t]+", ""),  # "- 3 + 4 = 7", "1) 3 + 4 = 7": a bullet is no minus
     (r"\\\\|\\(?:begin|end)\{[a-z]+\*?\}", "\n"),  # "3 + 4 \\ = 7", "\begin{aligned}"
     (r"<<[^<>\n]{0,99}>>", ""),  # "48/2 = <<48/2=24>>24", GSM8K's notes for a calculator
     (r"\{,\}", ","),  # "50{,}000"
     (r"(?<![\w.)])\.(?=\d)", "0."),  # ".5"
     (r"(?<=\d)(?:\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""),  # "1\,200", "1 200" with a thin space
-    (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:!() \[\]]|\*\*|&|\\?\$|[€£¥°]|\^\{?\\circ\}?", " "),  # "\(3 + 4\)", "$3"
+    (r"\\(?:left|right|q?quad)(?![a-z])|\\[,;:! ]|\*\*|&|°|\^\{?\\circ\}?", " "),  # "\left(3\right)", "30^\circ"
     (r"\\(?:text|mathrm|mbox)\{([^{}]{0,80})\}", r" \1 "),  # "5 \text{ cups}"
     (r"\\%|(?<=\d)[ \t]percent\b", "%"),  # "20\%", "20 percent"
     (r"\\(?:times|cdot|ast)(?![a-z])|[×·⋅∙∗]", "*"),  # "3 \times 4", "3 × 4"
     (r"\\div(?![a-z])|[÷∕⁄]", "/"),  # "12 \div 4", "12 ÷ 4"
+    (r"(?<=\d)–(?=\d)", " ~ "),  # "pages 5–10", a range
     (r"[−–]", "-"),  # "7 − 3"
+    (r"(?:(?<=[\w)}%])\$\$?|\\[)\]])(?=\s*[-+*/=])", " "),  # "\(3\) + 4", "3$ + 4$": a formula that goes on outside
+    (r"(?<=[\w)}%])\$\$?(?!\d)|\\[)\]]", "¦"),  # "3 + 4 = 7$ is", "7 \)", "7 \]"
+    (r"(?<=[-+*/=(])([ \t]*)\\[(\[]", r"\1"),  # "3 + \(4\)"
+    (r"\\[(\[]", "¦"),  # "add up to \( -4"
+    (r"(?:\\?\$|[€£¥])(?=[ ]?\d)", "¤"),  # "$3"
+    (r"\\?\$|[€£¥]", " "),  # "3€"
     (r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"),  # "\frac{1}{2}"
     (r"\\boxed\{([^{}]{0,80})\}", r" \1 "),  # "\boxed{7}"
     (r"\[", "("), (r"\]", ")"),  # "[3 + 4] * 2"
-    (r"(?<=\d)[ \t]*[xX][ \t]*(?=\d)|[ \t][xX][ \t]+(?=[\d(])", "*"),  # "3x4", "3 apples x 4"
+    (r"(?<=\d)[ \t]*[xX][ \t]*(?=[\d¤])|[ \t][xX][ \t]+(?=[\d(¤])", "*"),  # "3x4", "3 apples x 4"
     (r"\band (?=an? (?:half|third|quarter)|(?:half|one|two|three)\b|\d+/\d)", "half "),  # "3 and a half", "3 and 1/2"
     (r"[^\S\n]{2,}", " "))]  # spaces to one, or END would take quadratic time
 # words that stand for arithmetic: a number beside one is not the whole of what is meant
 ARITHMETIC = set("""per times plus minus divided multiplied by half third fourth quarter fifth sixth seventh eighth
-    ninth tenth double twice triple dozen hundred thousand million billion remainder mod modulo r less than over power
+    ninth tenth double twice triple halve dozen hundred thousand million billion remainder mod modulo r less than over power
     square squared cube cubed factorial choose sqrt root log ln exp sin cos tan max min gcd lcm pi""".split())
+# words that begin something new: in "-1 when a = 2" and "0 or a - 2" they are no unit of the number before them
+JOINING = set("""and or when where if for then so is are was were be gives give with at as to from but because since
+    while which that thus hence let given into means equals makes get gets until unless after before""".split())
+# words whose number is a name: "on day 1 * 2 = 20 pages"
+LABELS = set("""day week month year step case part option page chapter item round group grade stage level equation line
+    row column""".split())
+SMALL_MONEY = {"cent", "penny", "pennie", "pence", "dime", "nickel"}
 LETTER = r"[^\W\d_]"
 # the end of a clause: "3 + 4 = 7. Then", "7, so", "7\n", "7 \approx 7.1", "7 \implies"
-END = (r"""[ ]?\n\s*|[.,;:?"'“”‘’<>≤≥≠≈→⇒∴。，；：？、]"""
+END = (r"""[ ]?\n\s*|[.,;:?"'“”‘’<>≤≥≠≈→⇒∴。，；：？、¦]"""
        r"|\\(?:approx|implies|[rR]ightarrow|to|therefore|leq?|geq?|neq?)(?![a-z])")
 SHORT_UNIT = r"(?:[cmk]m|[km]g|ml|oz|lbs?|ft|hrs?|min|sec|mph|st|nd|rd|th)(?!\w)"  # "5km", "3rd"
-UNIT_WORD = rf"(?!(?:{'|'.join(ARITHMETIC - {'per'})}|of)s?\b)(?:{LETTER}{{2,}}|a\b)"  # "cups", but no "dozen"
+NO_UNIT = rf"(?!(?:(?:{'|'.join(sorted(ARITHMETIC - {'per'}))}|of)s?|{'|'.join(sorted(JOINING))})\b)"
+UNIT_WORD = rf"{NO_UNIT}(?:{LETTER}{{2,}}|a(?=[ \t]+{LETTER}{{2}}))"  # "cups", the words of "cups a day"; no "dozen"
 UNIT = rf"{SHORT_UNIT}|(?:[ \t]+{UNIT_WORD}){{0,4}}(?:[ \t]?/[ \t]?{LETTER}{{2,}})?"  # "5 cups a day", "5 dollars/hour"
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![.,:]?\d)%?"  # "1,200", "0.5", "20%", but no "3,5", "11:30"
-TOKEN = re.compile(rf"(?P<number>{NUMBER})(?P<unit>(?:{UNIT})(?=[ \t]*(?:[-+*/=)]|{END}|\Z)))?"
+TOKEN = re.compile(rf"(?P<money>¤[ ]?)?(?P<number>{NUMBER})(?P<unit>(?:{UNIT})(?=[ \t]*(?:[-+*/=)]|{END}|\Z)))?"
                    rf"|(?P<sign>[-+*/()=])|(?P<end>{END})|(?P<word>{LETTER}+)|(?P<other>\d[\d.,:]*|\\[a-zA-Z]+|\S)")
 KINDS = ("number", "sign", "end", "word", "other")
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 # kind: one of KINDS; "other" is what changes the value of a number beside it
-Token = namedtuple("Token", "kind text unit", defaults=[""])
+Token = namedtuple("Token", "kind text unit money", defaults=["", False])
 Equation = namedtuple("Equation", "left right units")  # left, right: tokens as texts, or None for an unreadable side
 
 
+@functools.lru_cache(64)  # a step is read for its equations, and again for its numbers
 def read_tokens(text):
     """The Tokens of a text, with two ends on either side."""
     for pattern, plain in SPELLINGS:
@@ -63,6 +83,8 @@ def read_tokens(text):
         end = match.end()
         if kind == "word" and means_arithmetic(said, before, glued):
             kind = "other"
+        if kind == "number" and before.kind == "word" and before.text.lower() in LABELS:
+            kind = "other"
         if before.kind == "word":
             name_minus = said == "-" and (glued or not text[end:end + 1].isdigit())  # "Total - 5"
             function = glued and (kind == "number" or said == "(")  # "log2", "f(3)"
@@ -71,7 +93,7 @@ def read_tokens(text):
         if (kind == "number" or said == "(") and (before.kind == "number" or before.text == ")"):
             # "5 apples (3 + 2 = 5)" begins anew, but "1 1/2" and "2 (3 + 4)" do not
             tokens.append(Token("end" if before.unit else "other", ""))
-        tokens.append(Token(kind, said, match["unit"] or ""))
+        tokens.append(Token(kind, said, match["unit"] or "", bool(match["money"])))
     return [*tokens, Token("end", ""), Token("end", "")]
 
 
@@ -95,10 +117,11 @@ def read_side(tokens, at, step):
         at += step
     stop, beyond = tokens[at], tokens[at + step]
     run = run[::step]
-    broken_sum = "\n" in stop.text and beyond.text in OPERATIONS  # "10 +\n15 + 3 = 28"
+    broken_sum = beyond.text in OPERATIONS and (step < 0 or "\n" in stop.text)  # "10 +\n15 + 3 = 28", "8 + . 84 = 9"
     ratio = stop.text == ":" and beyond.kind == "number"  # "12 : 4"
     headless = step < 0 and run and run[0].text in ("+", "*", "/", ")")
-    if run and (stop.kind == "other" or broken_sum or ratio or headless):
+    asked = step > 0 and stop.text in ("?", "？")  # "is 3 + 4 = 8?"
+    if run and (stop.kind == "other" or broken_sum or ratio or headless or asked):
         return None
     unclosed = sum((token.text == "(") - (token.text == ")") for token in run)
     if step < 0 and unclosed > 0 and run[0].text == "(":
@@ -109,21 +132,39 @@ def read_side(tokens, at, step):
 
 
 def find_equations(text):
-    """Equations of plain numbers in a text, those of a chain one by one."""
+    """Equations of plain numbers in a text, those of a chain one by one: "3 + 4 = 7 = 14 / 2" is two."""
     tokens = read_tokens(text)
     for at, token in enumerate(tokens):
         if token.text != "=":
             continue
         left, right = read_side(tokens, at, -1), read_side(tokens, at, +1)
-        if left == [] or right == [] and left is not None and len(left) == 1:
+        if left == [] or left is not None and not computes(left) and right == []:
             continue  # nothing stands before the sign of "Total = 3 + 4", nothing is claimed by "7 = x"
-        units = {token.unit.split()[-1].lower().rstrip("s") for token in (left or []) + (right or []) if token.unit}
+        units = unit_names((left or []) + (right or []))
         sides = [[token.text for token in side] if side else None for side in (left, right)]
         yield Equation(*sides, units)
 
 
-def calculate(tokens):
-    """The exact value of an arithmetic expression, a list of texts. ValueError or ZeroDivisionError."""
+def computes(side):
+    """Whether a side, Tokens or their texts, holds an operation: "-1" and "(7)" do not."""
+    texts = [getattr(token, "text", token) for token in side]
+    texts = [text for text in texts if text not in ("(", ")")]
+    return any(text in OPERATIONS for text in texts[1:])
+
+
+def unit_names(tokens):
+    """The last words of the tokens' units, in the singular; "$" for money where a smaller coin is named too."""
+    units = {token.unit.split()[-1].lower().rstrip("s") for token in tokens if token.unit}
+    if units & SMALL_MONEY and any(token.money for token in tokens):
+        units.add("$")
+    return units
+
+
+def calculate(tokens, precedence=True):
+    """The exact value of an arithmetic expression, a list of texts. ValueError or ZeroDivisionError.
+
+    precedence: whether * and / go before + and -; without it "3 + 4 * 2" is (3 + 4) * 2, as on a simple calculator.
+    """
     tokens = list(tokens)
     if len(tokens) > 60:
         raise ValueError("too long")
@@ -149,7 +190,7 @@ def calculate(tokens):
         return value
 
     def total():
-        return chain("+-", lambda: chain("*/", factor))
+        return chain("+-", lambda: chain("*/", factor)) if precedence else chain("+-*/", factor)
 
     value = total()
     if tokens:
@@ -161,6 +202,7 @@ def holds(left, right, units=()):
     """True, False, or None for "cannot tell", of left = right; a right side with decimals may be rounded."""
     try:
         x, y = calculate(left), calculate(right)
+        by_hand = calculate(left, precedence=False)
     except (ValueError, ZeroDivisionError):
         return None
     places = len(right[0].partition(".")[2]) if len(right) == 1 else 0
@@ -168,13 +210,58 @@ def holds(left, right, units=()):
         return True
     decimals = [token for token in [*left, *right] if "." in token]
     doubts = {
-        "other units": len(units) > 1,  # 5 hours + 30 minutes = 330 minutes
+        "other units": len(units) > 1,  # 5 hours + 30 minutes = 330 minutes, $3 + 50 cents = $3.50
         "hundredths": abs(x - 100 * y) < abs(y) or abs(100 * x - y) < abs(x),  # 15 / 60 * 100 = 25%, 50 + 50 cents = $1
+        "percent of what": adds_percent(left) or adds_percent(right),  # $50 + 20% = $60
         "whole part": abs(x - y) < 1 and not places,  # 100 / 3 = 33
         "rounded before": bool(decimals) and abs(x - y) < abs(y) / 100,  # 33.3 * 3 = 100
         "point for thousands": any(re.fullmatch(r"\d{1,3}\.\d{3}", token) for token in decimals),  # 1.200 + 300 = 1.500
+        "goes on": goes_on(right, x),  # 5 + 3 = 8 + 2 = 10
+        "by hand": by_hand == y,  # 3 + 4 * 2 = 14
+        "a fraction": divides_twice(left) or divides_twice(right),  # 25 / 1/3 = 75
+        "thousands": y in (1000 * x, 10 ** 6 * x),  # "they lose 5 thousand a day": 5 * 3 = 15,000
     }
     return None if any(doubts.values()) else False
+
+
+def is_false(equation):
+    """Whether an equation claims what is plainly false. "-1 = 2" claims nothing: it may set a value, or end a list."""
+    left, right, units = equation
+    return bool(left and right and computes(left)) and holds(left, right, units) is False
+
+
+def adds_percent(tokens):
+    """Whether a percentage is added to, or taken from, what is none: "50 + 20%", but not "50 * 20%" or "5% + 20%"."""
+    kinds, depth, term = set(), 0, []
+    for token in [*tokens, "+"]:
+        depth += (token == "(") - (token == ")")
+        if token in ("+", "-") and not depth and term:
+            bare = [text for text in term if text not in ("(", ")")]
+            kinds.add(len(bare) == 1 and bare[0].endswith("%"))
+            term = []
+        elif token not in ("+", "-") or term:
+            term.append(token)
+    return len(kinds) == 2
+
+
+def divides_twice(tokens):
+    """Whether "a / b / c" stands there, which may mean a / (b/c)."""
+    signs = [token for token in tokens if token in OPERATIONS or token in ("(", ")")]
+    return ("/", "/") in zip(signs, signs[1:])
+
+
+def goes_on(tokens, value):
+    """Whether a side begins with `value` and goes on calculating, as the right side of "5 + 3 = 8 + 2 = 10" does."""
+    depth = 0
+    for at, token in enumerate(tokens):
+        depth += (token == "(") - (token == ")")
+        if at and depth == 0 and token in OPERATIONS and tokens[at - 1] not in OPERATIONS:
+            try:
+                if calculate(tokens[:at]) == value:
+                    return True
+            except (ValueError, ZeroDivisionError):
+                return False
+    return False
 
 
 def sizes(texts):

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from stepdpo.command import UserError
-
 LARGEST_AREA = 1 << 20  # queries times keys of a group on a CPU
 
 
@@ -34,6 +32,7 @@ class PlacedTrie:
     targets: torch.Tensor    # (N,) the tokens whose it is
     picks: torch.Tensor      # (M,) which of the N each target of the sequences is, one sequence after another
     layout: object           # VarlenLayout or PaddedLayout
+    attended: int = 0        # how often attend() was called in this forward pass
 
 
 @dataclass
@@ -62,6 +61,10 @@ class PaddedLayout:
     queries: torch.Tensor    # slots of all groups' queries, one after another
     keys: torch.Tensor       # slots of all groups' keys
     back: torch.Tensor       # (slots,) where the result for each slot is among the queries
+
+
+class Unserved(Exception):
+    """A model asks for what a trie does not have, in words that follow its name."""
 
 
 # ---------------------------------------------------------------------------------------------- layouts
@@ -146,22 +149,30 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     """Attention over a trie, registered with transformers as "stepdpo". query: (1, heads, slots, width).
 
     Extra keyword arguments of a model's forward pass reach the attention function, hence `trie`, a PlacedTrie.
-    UserError for a model that asks for more than attention over the trie: a mask, a bias, a cap of its own.
+    Unserved for a model that asks for more than attention over the trie: a mask, a bias, a cap of its own.
     """
     harmless = {"dropout", "position_ids", "use_cache", "output_attentions", "output_router_logits"}
     odd = [name for name, value in others.items() if value is not None and name not in harmless]
-    kinds = getattr(module.config, "layer_types", None)
-    if kinds and (kinds[module.layer_idx] == "sliding_attention") != bool(sliding_window):
+    if asks_for_window(module) != bool(sliding_window):
         odd.append("a window of its own")
     if attention_mask is not None:
         odd.append("a mask of its own")
     if trie is None:
         odd.append("arguments that do not reach it")
     if odd:
-        raise UserError(f"{type(module).__name__}: attention with {', '.join(odd)} is not supported; see attend()", 2)
+        raise Unserved(f"has attention with {', '.join(odd)}")
+    trie.attended += 1
     kernel = attend_varlen if query.is_cuda else attend_nothing if query.is_meta else attend_padded
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return kernel(q, k, v, trie.layout, scaling, sliding_window)[None], None
+
+
+def asks_for_window(module):
+    """Whether a layer attends within a window, by its configuration."""
+    kinds = getattr(module.config, "layer_types", None)
+    if kinds:
+        return kinds[module.layer_idx] == "sliding_attention"
+    return bool(getattr(module.config, "sliding_window", None))
 
 
 def attend_varlen(q, k, v, layout, scaling, window):

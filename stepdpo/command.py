@@ -26,6 +26,9 @@ def run_main(main):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains again when it flushes stdout
         code = 141
+    except OSError as error:  # of a disk, a network, a folder that may not be read
+        inform(f"{os.path.basename(sys.argv[0])}: {error}")
+        code = 1
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
@@ -55,8 +58,27 @@ def inform(*lines):
         pass
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that names the defaults of flags that have one."""
+def make_parser(doc, usage="%(prog)s [flags] [FILE]"):
+    """A parser whose help is the script's docstring (what it does, an example, the row in, the row out), then flags.
+
+    First come those that the script adds to the parser itself, then the groups that scripts share.
+    """
+    return argparse.ArgumentParser(description=doc.strip(), usage=usage, formatter_class=Help)
+
+
+def parse_flags(parser, argv=None, may_be_empty=("prefix",)):
+    """The flags of a command line. UserError for one that is empty, as `--model "$MODEL"` is where MODEL is not set."""
+    args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.strip() and name not in may_be_empty:
+                flag = "FILE" if name == "input" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is empty (a variable that is not set?); give it a value or leave it out", 2)
+    return args
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that leaves the docstring as it is, and names the defaults of flags that have one."""
     def _get_help_string(self, action):
         bare = action.default in (None, "") or action.default is False
         return action.help if bare else super()._get_help_string(action)

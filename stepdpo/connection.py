@@ -4,9 +4,8 @@ import json
 import os
 import random
 import re
-import sys
 
-from stepdpo.command import UserError
+from stepdpo.command import UserError, inform
 from stepdpo.reply import SPENT, GaveUp
 from stepdpo.settings import Refusal
 
@@ -56,7 +55,7 @@ def open_client(base_url, secret, timeout):
 
 
 def connect(base_url, model, limits, key="OPENAI_API_KEY"):
-    """(request, client, where): request(call, read) makes a call and reads (text, finish_reason) from its reply, with tries.
+    """(request, client, where) of a server. request(call, read) makes a call and reads (text, finish_reason) of it.
 
     limits: has `concurrency`, requests in flight, and `timeout`, seconds for a reply (three of them end the tries).
     The client itself retries refused connections, 408, 409, 429 and 5xx; a 200 with HTML, an error object, no
@@ -72,13 +71,13 @@ def connect(base_url, model, limits, key="OPENAI_API_KEY"):
 
     def accept(reply):
         if not seen["answered"] and not str(reply.model or model).startswith(model):
-            print(f"{where}: asked for {model!r}, {reply.model!r} answers", file=sys.stderr)
+            inform(f"{where}: asked for {model!r}, {reply.model!r} answers")
         seen["answered"] = True
         SPENT.update(replies=1, tokens=getattr(reply.usage, "total_tokens", None) or 0)
 
     def tell_odd(fault):
         if not seen["odd"]:
-            print(f"{where}: answers 200 with something that is no reply ({fault}); tried again", file=sys.stderr)
+            inform(f"{where}: answers 200 with something that is no reply ({fault}); tried again")
         seen["odd"] = True
 
     async def request(call, read):

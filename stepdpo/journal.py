@@ -11,49 +11,56 @@ A unit's line is written *before* its rows, and says how long both files of rows
 So b is the last unit that is whole. All files are cut to where it ends, and c is asked again. A file that is longer
 than the last line says was changed by someone else: nothing is cut, and the run is refused.
 """
-import dataclasses
+import datetime
 import json
 import os
 import shlex
 from collections import Counter
+from dataclasses import dataclass, field
 
 from stepdpo.command import UserError
 
-HEAD = {"stage": str, "settings": dict}  # the fields of each kind of line, and their types
-UNIT = {"unit": str, "content": str, "drop": (str, type(None)), "kept": int, "out": int, "dropped": int}
+# The fields of each kind of line, and their types. date: that of the run, which a prompt's template may print.
+# contents: flag -> hash of the model folder or file behind it. answered: false for a unit whose request was refused.
+HEAD = {"stage": str, "date": str, "settings": dict, "contents": dict}
+UNIT = {"unit": str, "content": str, "drop": (str, type(None)), "answered": bool, "kept": int, "out": int,
+        "dropped": int}
 REPLY = {"unit": str, "content": str, "key": str, "reply": object}
 
 
-@dataclasses.dataclass
+@dataclass
 class Journal:
     """What a journal tells: what is done, and how long the files are where the last whole unit ends."""
-    whole: dict  # file name -> bytes: "out", "dropped", "journal"
-    promised: dict  # the same of the last unit that has a line, whole or not
-    units: Counter  # how many units by why they were dropped, None for those that were kept
-    kept: int  # rows in OUT
-    content: dict  # hash of a unit's id -> hash of its content: what is kept of each unit must be small
-    replies: dict  # (unit, content) -> {key: reply} of units that are not finished
-    again: int  # units that have a line but not all of their rows
+    head: dict | None = None  # None: there is no whole first line
+    head_size: int = 0  # bytes
+    whole: dict = field(default_factory=lambda: {"out": 0, "dropped": 0, "journal": 0})  # bytes
+    promised: dict = field(default_factory=lambda: {"out": 0, "dropped": 0})  # by the last line of a unit, whole or not
+    units: Counter = field(default_factory=Counter)  # how many by why they were dropped, None for those that were kept
+    kept: int = 0  # rows in OUT
+    ids: dict = field(default_factory=dict)  # hash of a unit's id -> hash of its content: both may be long
+    unanswered: set = field(default_factory=set)  # hashes of the ids of units whose request was refused
+    replies: dict = field(default_factory=dict)  # (unit, content) -> {key: reply} of units that are not finished
+    again: int = 0  # units that have a line but not all of their rows
 
 
 def read_journal(file, sizes, name):
-    """(head, Journal) of an open journal; the head is None where there is no whole first line.
+    """The Journal that an open file holds. sizes: how long the files are now.
 
-    sizes: how long the files are now. UserError for a line that no stage wrote.
+    UserError for a line that no stage wrote.
     """
     os.lseek(file, 0, os.SEEK_SET)
     lines = open(file, "rb", closefd=False)
     first = lines.readline()
-    found = Journal({"out": 0, "dropped": 0, "journal": 0}, {"out": 0, "dropped": 0}, Counter(), 0, {}, {}, 0)
+    found = Journal()
     if not first.endswith(b"\n"):
-        return None, found
-    head = read_line(first, [HEAD], f"{name}:1")
-    found.whole["journal"] = len(first)
+        return found
+    found.head = read_line(first, [HEAD], f"{name}:1")
+    found.head_size = found.whole["journal"] = len(first)
     for number, line in enumerate(lines, 2):
         if not line.endswith(b"\n"):
             break  # half a line: the run was killed before any of the unit's rows was written
         take_line(found, read_line(line, [UNIT, REPLY], f"{name}:{number}", found.promised), len(line), sizes)
-    return head, found
+    return found
 
 
 def read_line(line, kinds, where, before=None):
@@ -63,14 +70,16 @@ def read_line(line, kinds, where, before=None):
     """
     try:
         entry = json.loads(line)
-    except (ValueError, RecursionError):
+        datetime.date.fromisoformat(entry.get("date", "2024-01-01"))
+    except (ValueError, TypeError, AttributeError, RecursionError):
         entry = None
     for fields in kinds:
         if isinstance(entry, dict) and entry.keys() == fields.keys():
             typed = all(isinstance(entry[name], fields[name]) for name in fields)
             if typed and (fields is not UNIT or all(entry[name] >= before[name] for name in before)):
                 return entry
-    raise UserError(f"{where}: no line of a stage's journal; put the file back as it was, or name another --out", 2)
+    raise UserError(f"{where}: not a line of a journal of this version; put the file back as it was, or name another "
+                    "--out", 2)
 
 
 def take_line(found, entry, length, sizes):
@@ -87,8 +96,24 @@ def take_line(found, entry, length, sizes):
     found.whole = {**found.promised, "journal": found.whole["journal"] + length}
     found.units[entry["drop"]] += 1
     found.kept += entry["kept"]
-    found.content[hash(entry["unit"])] = hash(entry["content"])
+    found.ids[hash(entry["unit"])] = hash(entry["content"])
+    if not entry["answered"]:
+        found.unanswered.add(hash(entry["unit"]))
     found.replies.pop((entry["unit"], entry["content"]), None)
+
+
+def compare_heads(old, new, path):
+    """UserError where the output `path` was made by another stage, with other settings or by another model."""
+    if old["stage"] != new["stage"]:
+        raise UserError(f"{path}: made by {old['stage']}; name another --out", 2)
+    other = [f"--{name.replace('_', '-')}" for name in {**old["settings"], **new["settings"]}
+             if old["settings"].get(name) != new["settings"].get(name)]
+    if other:
+        raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same settings or name another "
+                        "--out", 2)
+    for name, content in new["contents"].items():
+        if old["contents"].get(name, content) != content:
+            raise UserError(f"{path}: made with other files in {name}; put them back or name another --out", 2)
 
 
 def refuse_damage(found, sizes, paths):

@@ -1,5 +1,7 @@
 """Where a stage's rows go: kept ones, dropped ones, and the journal of what is finished."""
 import asyncio
+import contextlib
+import datetime
 import errno
 import fcntl
 import os
@@ -8,7 +10,7 @@ import time
 from collections import Counter, deque, namedtuple
 
 from stepdpo.command import UserError, inform
-from stepdpo.journal import read_journal, refuse_damage
+from stepdpo.journal import compare_heads, read_journal, refuse_damage
 from stepdpo.rows import append_bytes, format_row, read_rows
 
 MET = "met"  # the input has brought this id
@@ -23,42 +25,57 @@ class Output:
     """
     UNDO = 100  # units that can be taken out again
 
-    def __init__(self, stage, out="-", dropped=None, resume=False, settings=None):
+    def __init__(self, stage, out="-", dropped=None, resume=False, settings=None, contents=None):
         self.stage, self.path = stage, None if out == "-" else out
         self.paths = {"journal": self.path and f"{out}.done", "out": self.path,
                       "dropped": dropped or self.path and f"{out}.dropped.jsonl"}
         self.units, self.kept = Counter(), 0  # units by why they were dropped, None for kept; rows that were kept
+        self.refusals = set()  # reasons with which a request was refused; a unit dropped for one was not answered
+        self.unanswered = set()  # hashes of the ids of such units
         self.ids = {}  # hash of a unit's id -> MET, or the hash of its content while only the journal told of it
         self.replies = {}  # (unit, content) -> {key: reply}: what an earlier run got for units that it did not finish
         self.working = {}  # unit -> content, of the units that are being worked on
         self.undoable = deque(maxlen=self.UNDO)  # what was Written last
         refuse_outputs(self.paths, resume)
-        self.files = {name: path and open_locked(path, empty=not resume) for name, path in self.paths.items()}
+        refuse_shared(self.paths)
         # so that a resumed stage can feed the next one again
         self.pipe, self.turn = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode), asyncio.Lock()
-        self.synced = time.monotonic()
-        if self.path:
-            try:
-                self.take_up({"stage": stage, "settings": settings or {}})
-            except UserError:
-                self.close_files()
-                raise
+        self.synced, self.date = time.monotonic(), datetime.date.today().isoformat()
+        self.files, self.made = dict.fromkeys(self.paths), []  # made: paths of those that were not there before
+        try:
+            self.open_files(empty=not resume)
+            if self.path:
+                self.take_up({"stage": stage, "date": self.date, "settings": settings or {},
+                              "contents": contents or {}})
+        except UserError:
+            self.remove_made()
+            raise
+
+    def open_files(self, empty):
+        for name, path in self.paths.items():
+            if path:
+                self.files[name], new = open_locked(path, empty)
+                self.made += [path] * new
 
     def take_up(self, head):
         """Write the journal's first line, or read the journal of an earlier run and cut the files to whole units."""
         sizes = self.sizes()
-        old, found = read_journal(self.files["journal"], sizes, self.paths["journal"])
-        if old is None:
-            if sizes["out"]:
-                raise UserError(f"{self.path}: has rows but no journal {self.paths['journal']}; name another --out", 2)
+        found = read_journal(self.files["journal"], sizes, self.paths["journal"])
+        self.head_size = found.head_size or len(format_row(head))
+        if found.head is None:
+            for name in ("out", "dropped"):
+                if sizes[name]:
+                    raise UserError(f"{self.paths[name]}: has rows but no journal {self.paths['journal']}; name "
+                                    "another file", 2)
             self.cut({"out": 0, "dropped": 0, "journal": 0})
             append_bytes(self.files["journal"], format_row(head))
             return
-        compare_heads(old, head, self.path)
+        compare_heads(found.head, head, self.path)
         refuse_damage(found, sizes, self.paths)
         self.refuse_edited(found.whole)
         self.cut(found.whole)
-        self.units, self.kept, self.ids, self.replies = found.units, found.kept, found.content, found.replies
+        self.date, self.replies = found.head["date"], found.replies
+        self.units, self.kept, self.ids, self.unanswered = found.units, found.kept, found.ids, found.unanswered
         if found.again > 1:  # one is what a killed run leaves
             inform(f"{self.stage}: {found.again} units are asked again: of rows that the journal knows some are gone")
 
@@ -94,12 +111,15 @@ class Output:
         reason = None if kept else lost[0]["drop"]
         out, dropped = b"".join(map(format_row, kept)), b"".join(map(format_row, lost))
         before, content = self.sizes(), self.working.pop(unit, "")
-        entry = {"unit": unit, "content": content, "drop": reason, "kept": len(kept),
+        answered = reason not in self.refusals
+        entry = {"unit": unit, "content": content, "drop": reason, "answered": answered, "kept": len(kept),
                  "out": before["out"] + len(out) * self.is_file("out"),
                  "dropped": before["dropped"] + len(dropped) * self.is_file("dropped")}
         self.append_all({"journal": format_row(entry), "out": out, "dropped": dropped})
         self.units[reason] += 1
         self.kept += len(kept)
+        if not answered:
+            self.unanswered.add(hash(unit))
         self.undoable.append(Written(unit, content, reason, len(kept), before))
         if time.monotonic() - self.synced > 1:
             self.sync()
@@ -124,6 +144,7 @@ class Output:
         self.cut(last.before)
         self.units[last.reason] -= 1
         self.kept -= last.kept
+        self.unanswered.discard(hash(unit))
         self.working[unit] = last.content
         return True
 
@@ -165,15 +186,35 @@ class Output:
                 os.ftruncate(self.files[name], sizes[name])
 
     def sync(self):
+        """Have all that was written on the disk, the journal first: rows that it does not know look like edits."""
         for name, file in self.files.items():
             if self.is_file(name):
                 os.fsync(file)
         self.synced = time.monotonic()
 
+    def has_saved(self):
+        """Whether there is anything that --resume would go on from."""
+        return self.path is not None and self.sizes()["journal"] > self.head_size
+
+    def left_out(self):
+        """How many units of an earlier run the input has not brought."""
+        return sum(1 for content in self.ids.values() if content != MET)
+
+    def is_empty(self):
+        return not self.has_saved() and not self.units.total()
+
+    def remove_made(self):
+        """Close the files and remove those that this run made: a failed start leaves nothing."""
+        self.close_files()
+        for path in self.made:
+            with contextlib.suppress(OSError):  # somebody else removed it
+                os.unlink(path)
+
     def close_files(self):
-        for file in self.files.values():
+        for name, file in self.files.items():
             if file is not None:
                 os.close(file)
+                self.files[name] = None
 
     def tally(self):
         """`collect.py: 40 in, 12 kept, 28 dropped (right 25, length 3)`; in = kept + dropped, always."""
@@ -197,32 +238,46 @@ def refuse_outputs(paths, resume):
             raise UserError(f"{path}: exists; go on with --resume or name another file", 2)
 
 
+def refuse_shared(paths):
+    """UserError for dropped rows that would land among kept rows or messages."""
+    dropped = paths["dropped"]
+    if not dropped:
+        return
+    for name in ("out", "journal"):
+        if paths[name] and os.path.realpath(paths[name]) == os.path.realpath(dropped):
+            raise UserError(f"--dropped {dropped}: is --out or its journal; name a file of its own", 2)
+    streams = {"stderr, where messages go": os.fstat(2)}
+    if not paths["out"] or stat.S_ISFIFO(os.fstat(1).st_mode):
+        streams["stdout, where rows go"] = os.fstat(1)
+    if not os.path.exists(dropped) or os.path.samefile(dropped, os.devnull):
+        return
+    for name, stream in streams.items():
+        if os.path.samestat(os.stat(dropped), stream):
+            raise UserError(f"--dropped {dropped}: is {name}; name a file of its own", 2)
+
+
 def open_locked(path, empty):
-    """A file to append to, made empty if so asked, and locked: two processes in one file would damage it."""
+    """(a file to append to, whether it is new), made empty if so asked.
+
+    It is locked, for two processes in one file would damage it.
+    """
+    how, new = os.O_RDWR | os.O_CREAT | os.O_APPEND, True
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            file = os.open(path, how | os.O_EXCL, 0o666)
+        except FileExistsError:
+            file, new = os.open(path, how, 0o666), False
         if stat.S_ISREG(os.fstat(file).st_mode):  # /dev/null can be shared
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if empty:
                 os.ftruncate(file, 0)
-        return file
+        return file, new
     except BlockingIOError as error:
         raise UserError(f"{path}: another process is writing it; wait for it or name another file", 2) from error
     except FileNotFoundError as error:
         raise UserError(f"{os.path.dirname(path)}: no such folder; make it or name another file", 2) from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it writable or name another file", 2) from error
-
-
-def compare_heads(old, new, path):
-    """UserError where an output was made by another stage or with other settings."""
-    if old["stage"] != new["stage"]:
-        raise UserError(f"{path}: made by {old['stage']}; name another --out", 2)
-    other = [f"--{name.replace('_', '-')}" for name in {**old["settings"], **new["settings"]}
-             if old["settings"].get(name) != new["settings"].get(name)]
-    if other:
-        raise UserError(f"{path}: made with another {', '.join(other)}; resume with the same settings or name another "
-                        "--out", 2)
 
 
 def write_stdout(data):

@@ -9,10 +9,16 @@ from stepdpo.sampler import local_engine
 from stepdpo.server import completion_server
 from stepdpo.settings import NEUTRAL, parse_extra_body
 from stepdpo.stage import once
+from stepdpo.tokens import plain_tokenizer
 
 
 def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
-    """The flags that every stage that asks a model shares."""
+    """The flags that every stage that asks a model shares.
+
+    prefix: None for a stage where the row says what an answer continues. temperature: None where it depends.
+    """
+    whole, parser = parser, parser.add_argument_group("asking a model")
+    depends = " (default: 0.8 for rollouts and for several --votes, else 0)" if temperature is None else ""
     parser.add_argument("--model", help="model folder or hub name, or the name that a server serves")
     parser.add_argument("--tokenizer", help="tokenizer folder or hub name (default: --model)")
     parser.add_argument("--base-url", help="OpenAI-compatible server, e.g. http://localhost:8000/v1; key from "
@@ -20,8 +26,11 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--extra-body", metavar="JSON", help="object of whatever else the server is to be told, e.g. "
                                                              """'{"chat_template_kwargs": {}}'""")
     parser.add_argument("--prompt", choices=PROMPTS, default="chat", help="prompt format; chat is the tokenizer's own")
-    parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
-    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
+    if prefix is None:
+        whole.set_defaults(prefix="")
+    else:
+        parser.add_argument("--prefix", default=prefix, help="text that an answer asked for anew has to continue")
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy" + depends)
     parser.add_argument("--top-p", type=float, default=top_p, help="nucleus to sample from")
     parser.add_argument("--max-tokens", type=int, default=max_tokens, help="longest answer, in tokens")
     parser.add_argument("--seed", type=int, default=0, help="sample j of a row has the seed (SEED, id, j)")
@@ -33,10 +42,6 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
 
 def check_ask_flags(args):
     """UserError for values that no engine can use. Reads --extra-body."""
-    for name in ("model", "tokenizer", "base_url", "device"):
-        if getattr(args, name, None) == "":
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is empty (an unset variable?); give a value or leave it out", 2)
     args.extra_body = parse_extra_body(args.extra_body)
     if args.extra_body and not args.base_url:
         raise UserError("--extra-body is for a server; give --base-url, too", 2)
@@ -62,12 +67,16 @@ class Policy:
         self.width = args.concurrency if args.base_url else 4 * args.batch_size  # units that keep it busy
         self.not_taken = {}  # what the server did not take: left_out, said_as (settings.py)
 
-    async def ask(self, problem, solution, seed):
-        """Continue `solution`, the beginning of an answer to `problem`; returns the Reply to what came after it."""
+    async def ask(self, problem, solution, seed, hear=None):
+        """Continue `solution`, the beginning of an answer to `problem`; returns the Reply to what came after it.
+
+        hear(text so far): called as words come from a model in this process.
+        """
         if self.opening is None:  # in a thread: Ctrl-C is heard while a large model loads
             self.opening = asyncio.create_task(asyncio.to_thread(self.open))
         tokenizer, engine = await asyncio.shield(self.opening)
-        reply = await engine(render_prompt(tokenizer, problem, self.args.prompt, solution), seed)
+        text = render_prompt(tokenizer, problem, self.args.prompt, solution)
+        reply = await (engine(text, seed, hear) if hear and not self.args.base_url else engine(text, seed))
         if self.args.base_url:
             self.not_taken = engine.settings.record()
         return reply
@@ -96,7 +105,11 @@ class Policy:
         args = self.args
         if not args.model:
             raise UserError("no --model: rows without a 'completion' need one to ask", 2)
-        tokenizer, stop = load_tokenizer(args.tokenizer or args.model, "give --tokenizer"), stop_strings(args.prompt)
+        folder = args.tokenizer or args.model
+        tokenizer = plain_tokenizer(folder) if args.base_url else None  # a server needs no more, and it is there sooner
+        tokenizer = tokenizer or load_tokenizer(folder, "give --tokenizer",
+                                                "--tokenizer" if args.tokenizer else "--model")
+        stop = stop_strings(args.prompt)
         render_prompt(tokenizer, "", args.prompt)  # what is wrong with the template shows before a model is loaded
         end = {*end_of_turn(tokenizer, args.prompt)[-1:]} - {tokenizer.eos_token_id}
         how = {"temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}

@@ -7,6 +7,7 @@ from collections import namedtuple
 
 from stepdpo.chat import render_template
 from stepdpo.command import UserError
+from stepdpo.hub import find_files
 from stepdpo.task import INSTRUCTION
 
 # name: (text around the problem, joint between the text and a solution, strings that end an answer)
@@ -22,12 +23,13 @@ PROMPTS = ("chat", *TEMPLATES)
 date_of_run = None  # a datetime.date, see run_date
 
 
-def load_tokenizer(name, fix="name a folder or model that has one"):
+def load_tokenizer(name, fix="name a folder or model that has one", flag="--model"):
     """The fast tokenizer of a model folder or hub name. UserError when there is none, with what mends it."""
     from transformers import AutoTokenizer
+    files = find_files(name, flag)
     try:
         # unset, trust_remote_code asks whom it finds at stdin
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **files)
     except Exception as error:  # transformers raises a different class for each way in which a folder can be wrong
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: no tokenizer there ({reason}); {fix}", 2) from error
@@ -140,13 +142,18 @@ def render_prompt(tokenizer, problem, prompt="chat", solution=""):
     without special tokens (`encode`). The format's joint stands before a solution that brings no white space.
     """
     if prompt == "chat":
-        turn = read_turn(tokenizer)
-        text = render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped) + turn.opening
-        joint = turn.joint
+        text, joint = chat_beginning(tokenizer, chat_template(tokenizer), run_date(), problem)
     else:
         template, joint, _ = TEMPLATES[prompt]
         text = bos(tokenizer) + template.replace("{problem}", problem)
     return text + ("" if not solution or solution[0].isspace() else joint) + solution
+
+
+@functools.lru_cache(64)
+def chat_beginning(tokenizer, _template, _date, problem):
+    """(text up to where an answer begins, joint): kept for a while, for rows of one problem follow one another."""
+    turn = read_turn(tokenizer)
+    return render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped) + turn.opening, turn.joint
 
 
 def bos(tokenizer):

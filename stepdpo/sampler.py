@@ -1,153 +1,218 @@
 """Sample from a model in this process."""
+import asyncio
+import math
+import os
+import queue
+import re
 import threading
+import time
 
-from stepdpo.batching import batched
-from stepdpo.command import UserError
+from stepdpo.command import UserError, inform
+from stepdpo.hub import find_files
 from stepdpo.prompts import encode
 from stepdpo.reply import SPENT, TOO_LONG, Refused, trim
+from stepdpo.running import Row, RunningBatch, sample_rows
 
 
 def load_for_sampling(folder, device=None):
-    """A causal LM in evaluation mode: bf16 on a GPU, fp32 on a CPU."""
+    """A causal LM in evaluation mode: bf16 on a GPU, fp32 on a CPU. UserError for what cannot be loaded whole."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(device)
+    files = find_files(folder)
     logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing is said below, in one line
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
-            trust_remote_code=False)
-        return model.eval().to(device)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16, use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True, **files)
+        model = model.eval().to(device)
+        logging.set_verbosity(before)
     except Exception as error:  # every kind of broken folder raises another class
         raise UserError(f"{folder}: no model could be loaded ({' '.join(str(error).split())[:160]}); "
                         "name a folder with config.json and safetensors", 2) from error
+    missing = sorted(found["missing_keys"])
+    if missing:  # they hold random numbers now
+        raise UserError(f"{folder}: its files lack {len(missing)} of the weights that its config.json asks for "
+                        f"({missing[0]}, ...); mend config.json or copy the files again", 2)
+    return model
 
 
-def pick_tokens(logits, uniform, temperature, top_p):
-    """One token a row by inverse CDF. logits: (B, V); uniform: (B,) in [0, 1). Greedy when temperature is 0.
+def find_device(name):
+    """The torch.device under --device; without one a GPU, if there is one. UserError where it is not there."""
+    import torch
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(f"--device {name}: not to be had here ({reason}); leave it out or give cpu", 2) from error
+    return device
 
-    Each row brings its own random number, so what it draws does not depend on the rows around it.
+
+def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p, slots=None):
+    """Continue each prompt until `ended(ids)` or its limit of tokens; `slots` at once. Returns lists of ids.
+
+    prompts: lists of ids. Equal prompts are read once.
+    """
+    rows = [Row(list(prompt), seed, limit) for prompt, seed, limit in zip(prompts, seeds, limits)]
+    arrivals = queue.SimpleQueue()
+    for row in rows:
+        arrivals.put(row)
+    batch = RunningBatch(model, ended, temperature, top_p)
+    for _ in sample_rows(batch, arrivals, slots or len(rows), threading.Event()):
+        pass
+    return [row.answer for row in rows]
+
+
+def check_sampling(model):
+    """UserError for a model whose logits in a running batch are not those of its own whole forward passes.
+
+    Tried with two prompts of different lengths, the second of which joins later.
     """
     import torch
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs = torch.softmax(logits.float() / temperature, -1)
-    if top_p < 1:
-        ordered, order = probs.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
-        probs = torch.zeros_like(probs).scatter(-1, order, ordered)
-    cdf = probs.double().cumsum(-1)
-    return torch.searchsorted(cdf, uniform.double().unsqueeze(1) * cdf[:, -1:], right=True).squeeze(1)
 
+    class Watched(RunningBatch):
+        def pick(self, logits, rows):
+            seen.extend((row, [*row.prompt, *row.answer], these) for row, these in zip(rows, logits))
+            return super().pick(logits, rows)
 
-def growing_cache(config):
-    """transformers' cache, whose full layers have room to grow: a copy for every token took 40 % of the time."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    def append(layer, name, new):
-        old = getattr(layer, name)
-        length, end = old.shape[-2], old.shape[-2] + new.shape[-2]
-        whole = getattr(layer, f"whole_{name}", None)
-        if whole is None or whole.data_ptr() != old.data_ptr() or whole.shape[-2] < end:  # new, selected from, or full
-            whole = old.new_empty(*new.shape[:2], end + 64, new.shape[-1])
-            whole[:, :, :length] = old
-            setattr(layer, f"whole_{name}", whole)
-        whole[:, :, length:end] = new
-        setattr(layer, name, whole[:, :, :end])
-
-    class Layer(DynamicLayer):
-        def update(self, keys, values, *args, **kwargs):
-            if not self.is_initialized:
-                self.lazy_initialization(keys, values)
-                self.keys, self.values = keys[:, :, :0], values[:, :, :0]
-            append(self, "keys", keys)
-            append(self, "values", values)
-            return self.keys, self.values
-
-    cache = DynamicCache(config=config)
-    cache.layers = [Layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-def sample_batch(model, prompts, seeds, limits, ended, temperature, top_p):
-    """Continue each prompt until `ended(ids)` or its limit of tokens. prompts: lists of ids. Returns lists of ids.
-
-    Equal prompts are prefilled once and their cache is repeated; finished rows leave the batch.
-    """
-    import torch
-    distinct = sorted(set(map(tuple, prompts)), key=len)
-    row_of = {ids: i for i, ids in enumerate(distinct)}
-    width, device = len(distinct[-1]), model.device
-    ids = torch.zeros(len(distinct), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)  # prompts are padded on the left
-    for i, prompt in enumerate(distinct):
-        ids[i, width - len(prompt):] = torch.tensor(prompt)
-        mask[i, width - len(prompt):] = 1
-    which = torch.tensor([row_of[tuple(prompt)] for prompt in prompts], device=device)
-    mask = mask.to(device)
-    cache = growing_cache(model.config)
-    with torch.inference_mode():
-        logits = model(input_ids=ids.to(device), attention_mask=mask, cache=cache, logits_to_keep=1,
-                       position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits[which, -1]
-        cache.batch_select_indices(which)
-        mask = mask[which]
-        uniform = torch.stack([torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))
-                               for seed in seeds]).to(device)
-        answers, alive, done = [[] for _ in prompts], list(range(len(prompts))), set()
-        for t in range(max(limits)):
-            token = pick_tokens(logits, uniform[:, t], temperature, top_p)
-            for row, value in zip(alive, token.tolist()):
-                if row not in done:
-                    answers[row].append(value)
-                    if t + 1 == limits[row] or ended(answers[row]):
-                        done.add(row)
-            keep = [i for i, row in enumerate(alive) if row not in done]
-            if not keep:
-                return answers
-            if len(keep) < 0.9 * len(alive):  # to copy the cache costs more than to carry some finished rows along
-                alive = [alive[i] for i in keep]
-                keep = torch.tensor(keep, device=device)
-                cache.batch_select_indices(keep)
-                token, mask, uniform = token[keep], mask[keep], uniform[keep]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            logits = model(input_ids=token[:, None], attention_mask=mask, cache=cache,
-                           position_ids=mask.sum(-1, keepdim=True) - 1).logits[:, -1]
+    seen, size = [], model.get_input_embeddings().num_embeddings
+    rows = [Row([(7 * i + 1) % size for i in range(n)], 0, 3) for n in (6, 3)]
+    tolerance = 1e-2 if model.dtype == torch.float32 else 0.5  # of the spread of the logits; what is wrong is off by 1
+    try:
+        batch = Watched(model, lambda ids: False, 0.0, 1.0)
+        for row in rows:
+            batch.start([row], ())
+            batch.step()
+        batch = Watched(model, lambda ids: False, 0.0, 1.0)
+        batch.start([Row(row.prompt, 0, 3) for row in rows], ())
+        for row, ids, logits in seen:
+            with torch.inference_mode():
+                whole = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+            if (whole - logits).abs().max() > tolerance * whole.std():
+                raise UserError(f"{model.config.model_type}: answers of models of this kind change with the batch "
+                                "here; sample behind a server (--base-url)", 2)
+    except UserError:
+        raise
+    except Exception as error:  # what a forward pass of another kind of model may raise is of any class
+        raise UserError(f"{model.config.model_type}: models of this kind cannot be sampled here ({type(error).__name__}"
+                        f": {' '.join(str(error).split())[:120]}); sample behind a server (--base-url)", 2) from error
 
 
 def local_engine(folder, tokenizer, stop, batch_size, device, how, end=()):
-    """ask() for a model in this process."""
+    """ask() for a model in this process. stop, end: strings and ids of tokens at which an answer is over.
+
+    ask(text, seed, hear=None) -> Reply; hear(text so far) is called as words come.
+    """
     model, over = load_for_sampling(folder, device), threading.Event()
+    choose_threads(model)
+    check_sampling(model)
     room = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20)  # some have no positions
     vocabulary = model.get_input_embeddings().num_embeddings
     eos = model.generation_config.eos_token_id
     eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *end} - {None}
 
     def ended(ids):
-        return over.is_set() or ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
+        return ids[-1] in eos or stop and any(s in tokenizer.decode(ids[-24:]) for s in stop)
 
-    def finish(prompt, ids):
-        tail = prompt[-4:]  # some tokenizers drop the first token's space unless something stands before it
-        before = len(tokenizer.decode(tail, skip_special_tokens=True))
-        text = tokenizer.decode(tail + ids, skip_special_tokens=True)[before:]
-        return trim(text, stop, "stop" if ended(ids) else "length")
+    batch = RunningBatch(model, ended, how["temperature"], how["top_p"])
+    put = continuous(batch, batch_size, over)
 
-    def sample(batch):
-        prompts, seeds = zip(*batch)
-        limits = [min(how["max_tokens"], room - len(prompt)) for prompt in prompts]
-        answers = sample_batch(model, prompts, seeds, limits, ended, how["temperature"], how["top_p"])
-        SPENT.update(replies=len(batch), tokens=sum(map(len, answers)) + sum(map(len, set(map(tuple, prompts)))))
-        return [finish(prompt, ids) for prompt, ids in zip(prompts, answers)]
-
-    put = batched(sample, batch_size, over)
-
-    async def ask(text, seed):
+    async def ask(text, seed, hear=None):
         prompt = encode(tokenizer, text)
         if not 0 < len(prompt) < room:
             raise Refused(TOO_LONG if prompt else "empty prompt")
         if max(prompt) >= vocabulary:
             raise UserError(f"{folder}: its {vocabulary} token embeddings do not cover the tokenizer's {max(prompt)}; "
                             "give the --tokenizer that belongs to the model", 2)
-        return await put(prompt, seed)
+        words = decoder(tokenizer, prompt)
+        loop = asyncio.get_running_loop()
+
+        def listen(answer):
+            text = trim(words(answer), stop, "").text
+            if not text.endswith("\ufffd"):  # a character of which only some bytes are there
+                loop.call_soon_threadsafe(hear, text)
+
+        row = Row(prompt, seed, min(how["max_tokens"], room - len(prompt)), listen if hear else None)
+        await put(row)
+        SPENT.update(replies=1, tokens=len(row.answer))
+        return trim(words(row.answer), stop, "stop" if ended(row.answer) else "length")
     return ask
+
+
+def decoder(tokenizer, prompt):
+    """words(ids): the text of ids that follow the prompt.
+
+    Some tokenizers drop the first token's space unless something stands before it. That is a token with text of its
+    own, of the prompt if there is one: a token of a single byte, decoded beside others, makes another text of them.
+    """
+    for token in [*reversed(prompt), *encode(tokenizer, "a")]:
+        text = tokenizer.decode([token], skip_special_tokens=True)
+        byte = re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token)))
+        if text.strip() and "\ufffd" not in text and not byte:
+            return lambda ids: tokenizer.decode([token, *ids], skip_special_tokens=True)[len(text):]
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def continuous(batch, slots, over):
+    """put(row): a coroutine that ends when the Row is answered. Rows are sampled in a thread, `slots` at once.
+
+    over: set when the program ends, for the thread to stop.
+    """
+    arrivals, unanswered, worker = queue.SimpleQueue(), {}, None
+
+    def hand_out(row):
+        answer = unanswered.pop(row)
+        if not answer.done():  # whoever asked may have been cancelled meanwhile
+            answer.set_result(None)
+
+    def sample(loop):
+        for row in sample_rows(batch, arrivals, slots, over):
+            loop.call_soon_threadsafe(hand_out, row)
+
+    async def work():
+        while not arrivals.empty():
+            await asyncio.sleep(0)  # let every unit that is ready put its row in
+            try:
+                await asyncio.to_thread(sample, asyncio.get_running_loop())
+            except asyncio.CancelledError:
+                over.set()
+                raise
+            except Exception as error:
+                for answer in unanswered.values():
+                    if not answer.done():
+                        answer.set_exception(error)
+                return
+
+    async def put(row):
+        nonlocal worker
+        unanswered[row] = asyncio.get_running_loop().create_future()
+        arrivals.put(row)
+        if worker is None or worker.done():
+            worker = asyncio.create_task(work())
+        await unanswered[row]
+    return put
+
+
+def choose_threads(model):
+    """On a CPU whose threads nobody chose (OMP_NUM_THREADS): as many as decode fastest here, said in one line."""
+    import torch
+    most = torch.get_num_threads()
+    if model.device.type != "cpu" or most == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return
+    ids = torch.ones(16, 1, dtype=torch.long)
+    seconds = {}
+    for n in 2 * sorted({1, max(1, most // 4), most}, reverse=True):
+        torch.set_num_threads(n)
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            model(input_ids=ids)
+        seconds[n] = min(seconds.get(n, math.inf), time.perf_counter() - begin)
+    best = min(seconds, key=seconds.get)
+    torch.set_num_threads(best)
+    if best < most:
+        inform(f"sampling with {best} of {most} threads, faster here than all ({1000 * seconds[best]:.0f} against "
+              f"{1000 * seconds[most]:.0f} ms a token); OMP_NUM_THREADS chooses")

@@ -1,9 +1,8 @@
 """What a server is asked for beside the text, and what it takes of it: parameters are negotiated."""
 import json
 import re
-import sys
 
-from stepdpo.command import UserError
+from stepdpo.command import UserError, inform
 
 # A server applies its model's generation_config.json to a request that does not name these. top_k -1 is "all" for
 # vLLM, SGLang and llama.cpp; newer ones, and transformers, say 0.
@@ -162,7 +161,7 @@ class Settings:
             if unsure else ""), refusal)
 
     def tell(self, what, refusal):
-        print(f"{self.where}: {what} ({refusal.words})", file=sys.stderr)
+        inform(f"{self.where}: {what} ({refusal.words})")
 
 
 def is_named(name, message):

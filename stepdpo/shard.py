@@ -1,8 +1,8 @@
 """A model over processes: found, built, sharded with FSDP2 and filled from a model folder's files.
 
-    with processes("cpu") as mesh:                          # torchrun's processes, or a world of one
-        model = load_model(folder, mesh, seed=0)            # a Scorer, see scorer.py
-        export(model, folder, out)                          # see export.py
+    with processes("cpu") as mesh:                             # torchrun's processes, or a world of one
+        model = load_model(folder, mesh, shard_model, seed=0)  # a Scorer, see scorer.py; sharded as train.py says
+        export(model, folder, out)                             # see export.py
 
 Nothing here knows what is trained for. At any number of processes, one included, a process holds its share of the
 weights alone, from the file to the optimizer and back to the file: the model is built on "meta", where tensors have
@@ -11,56 +11,78 @@ shapes and no memory, sharded there, and only then given memory and filled.
 import contextlib
 import functools
 
-from stepdpo.export import export  # noqa: F401 (a model's whole life is offered here, for the scripts)
-from stepdpo.folder import files_in, find_model, load_config  # noqa: F401
-from stepdpo.processes import first_process, processes, say  # noqa: F401
-from stepdpo.weights import copy_shard, draw_weights, fused_names, load_weights, model_state  # noqa: F401
+from stepdpo.command import UserError
+from stepdpo.folder import first_line, load_config, weight_files
+from stepdpo.processes import say
+from stepdpo.weights import copy_shard, draw_weights, load_weights
 
 
 def build_model(config, device, dtype):
-    """The model of a configuration as a Scorer, with our attention."""
+    """(The model of a configuration as a Scorer, why it does not take the trie or None). See paths.py."""
     import torch
-    from transformers import AttentionInterface, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from stepdpo.attention import attend
-    from stepdpo.scorer import Scorer
-    AttentionInterface.register("stepdpo", torch.compiler.disable(attend))
+    from stepdpo.paths import choose_path
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="stepdpo", dtype=dtype)
-    return Scorer(model).eval()  # no dropout, as a module or a function: policy and reference are asked alike
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.eval()  # no dropout, as a module or a function: policy and reference are asked alike
+    return choose_path(model)
 
 
-def load_model(folder, mesh, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
+def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
     """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
 
     Weights go from the files to their shards. A folder without weights gives random ones, by seed.
+    shard: called with the Scorer, the mesh and `offload`; its FSDP2 calls, shard_model in train.py.
     offload: shards, gradients and moments live in host memory. checkpointing: a layer keeps its input alone and is
     computed again by the backward pass. compiled: torch.compile on each layer around its attention.
     prepare: called with the transformers model, its weights on "meta", before it is sharded. It may freeze weights
-    (what is trainable is what requires a gradient) and add some; those must have values, the same in every process.
+    (what is trainable is what requires a gradient) and add some: those must have values, the same in every process,
+    and the others must keep their names.
+    UserError, in one line, for a model that cannot be trained.
     """
-    import torch
     config = load_config(folder)
-    fused_names(config)  # refuses what could not be exported, before anything is computed
-    model = build_model(config, "meta", torch.float32)
+    try:
+        return place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: models of type {config.model_type} cannot be trained here "
+                        f"({type(error).__name__}: {first_line(error)}); see docs/models.md", 2) from error
+
+
+def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare):
+    import torch
+
+    from stepdpo.paths import settle
+    model, reason = build_model(config, "meta", torch.float32)
+    own = set(model.model.state_dict())
     if prepare:
         prepare(model.model)
-    added = {name: tensor for name, tensor in model.model.state_dict().items() if not tensor.is_meta}
-    for layer in model.layers:
-        if compiled:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
-        if checkpointing:
-            keep_input_only(layer)
+    added = {name: tensor for name, tensor in model.model.state_dict().items() if name not in own}
+    model.added = set(added)
     shard(model, mesh, offload)
     model.to_empty(device="cpu" if offload else mesh.device_type)  # the first memory that the weights take
     restore_buffers(model.model, mesh.device_type)
-    if files_in(folder, "*.safetensors"):
-        load_weights(model.model, folder, added)
+    files = weight_files(folder, config)
+    if files:
+        load_weights(model.model, folder, files, added)
     else:
         draw_weights(model.model, folder, seed, added)
     for name, tensor in model.model.state_dict().items():
         if name in added:
             copy_shard(tensor, added[name])
+    with no_gradients(model):
+        reason = settle(model, torch.device(mesh.device_type)) or reason
+    if not model.by_trie:
+        say(f"{folder}: trains by separate rows, without sharing prefixes, because this model {reason}")
+    if not model.fused:
+        say(f"{folder}: computes the logits of every token, because this model makes them in a way of its own")
+    for layer in model.layers:
+        if compiled:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        if checkpointing:
+            keep_input_only(layer)
     return model
 
 
@@ -74,31 +96,16 @@ def keep_input_only(layer):
 def restore_buffers(model, device):
     """Compute anew the buffers that no file holds, such as the frequencies of rope; to_empty left garbage in them.
 
-    They live on the device also where weights are offloaded. transformers computes them in `_init_weights`, which
-    fills the weights of those modules too: call this before weights are loaded.
+    transformers does it where it draws random weights, and leaves alone what is marked as having values: the weights,
+    which are filled after this. Buffers live on the device also where weights are offloaded.
     """
     for module in model.modules():
+        module._is_hf_initialized = False
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-        if module._non_persistent_buffers_set:
-            model._init_weights(module)
-
-
-def shard(model, mesh, offload):
-    """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root."""
-    import torch
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-    how = {"mesh": mesh}
-    if mesh.device_type == "cuda":
-        # masters stay in float32: at a rate of 5e-7, 1 % of bfloat16 masters would move in 50 steps
-        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    if offload:
-        how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    for layer in model.layers:
-        fully_shard(layer, **how)
-    if model.head.weight is not model.model.get_input_embeddings().weight:
-        fully_shard(model.head, reshard_after_forward=False, **how)  # its backward pass comes first
-    fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
+    for weight in model.parameters():
+        weight._is_hf_initialized = True
+    model.initialize_weights()
 
 
 @contextlib.contextmanager

@@ -2,20 +2,21 @@
 import asyncio
 import contextvars
 import dataclasses
-import hashlib
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 
+from stepdpo import prompts
 from stepdpo.command import UserError, inform
+from stepdpo.content import path_content, row_content
 from stepdpo.output import Output
 from stepdpo.reply import REFUSED, GaveUp, Refused
 from stepdpo.rows import printable, read_lines, stream_rows
 
-FIRST = 16  # refusals from the start, and the settings are at fault
-# flags that do not decide what rows say: with --resume they may differ from those of the earlier run
+TWICE = "duplicate id"  # why a row is dropped whose id another one had
+# Flags that do not decide what rows say: with --resume they may differ from those of the earlier run. What the input
+# says is compared row by row.
 MAY_DIFFER = {"input", "out", "dropped", "resume", "compare", "score", "ask", "concurrency", "timeout", "batch_size",
               "device", "base_url", "judge_url"}
 UNIT = contextvars.ContextVar("unit", default=None)  # (output, unit's id) that the running task works for
@@ -31,6 +32,7 @@ class Run:
     output: Output
     work: Callable  # see run_stage
     each: Callable | None  # see run_stage
+    unanswered: Callable | None  # see run_stage
     room: asyncio.Semaphore  # for units in flight
     patience: int  # units one after another that may be given up
     bar: object  # tqdm's
@@ -43,61 +45,106 @@ class Run:
 
 def add_record_flags(parser):
     """The flags by which every stage reads and writes rows."""
-    parser.add_argument("input", nargs="?", default="-", metavar="FILE", help="JSONL rows to read; - is stdin")
-    parser.add_argument("--out", default="-", metavar="FILE", help="where kept rows go; - is stdout")
-    parser.add_argument("--dropped", metavar="FILE", help="where dropped rows go (default: OUT.dropped.jsonl)")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run of --out stopped")
+    group = parser.add_argument_group("rows in and out")
+    group.add_argument("input", nargs="?", default="-", metavar="FILE", help="JSONL rows to read; - is stdin")
+    group.add_argument("--out", default="-", metavar="FILE", help="where kept rows go; - is stdout")
+    group.add_argument("--dropped", metavar="FILE",
+                       help="where dropped rows go (default: OUT.dropped.jsonl; with --out - they are only counted)")
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted run of --out stopped")
 
 
 def open_output(stage, args):
-    """The Output of a stage; its settings are the flags that decide what the rows say."""
+    """The Output of a stage; its settings are the flags that decide what the rows say.
+
+    From now on prompts have the date of the run, which is that of the run that --resume goes on with.
+    """
     settings = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
-    return Output(stage, args.out, args.dropped, args.resume, settings)
+    output = Output(stage, args.out, args.dropped, args.resume, settings, model_contents(args))
+    prompts.fix_date(output.date)
+    return output
 
 
-def run_stage(output, path, required, units, work, concurrency, per_row=1, each=None):
+def model_contents(args):
+    """{"--model runs/m": hash} of the model folders and judge files that flags name. Of a served model only its name
+    is known, which is a setting."""
+    contents = {}
+    for flag, server in (("model", "base_url"), ("tokenizer", None), ("judge", "judge_url"), ("verify", "judge_url")):
+        if server and getattr(args, server, None):
+            continue
+        for name in (getattr(args, flag, None) or "").split(","):
+            for path in (name, name.partition(":")[2]):  # as in prm:FOLDER
+                if os.path.exists(path):
+                    contents[f"--{flag} {path}"] = path_content(path)
+    return contents
+
+
+def run_stage(output, path, required, units, work, concurrency, per_row=1, each=None, unanswered=None):
     """Read rows, do the work of each, write what comes of it; returns the exit code.
 
     units(row) gives the units of an input row, each with its own `id`, `per_row` of them (for the progress bar);
     work(unit) is a coroutine that returns rows, those with a `drop` reason to be dropped. At most `concurrency`
     units are in flight. A unit that an earlier run finished is skipped. each(row) sees every kept row, those of an
-    earlier run first. The first Ctrl-C ends the intake and finishes what is in flight (exit code 130), the second
-    quits.
+    earlier run first; unanswered(unit) sees every unit that no answer came for. The first Ctrl-C ends the intake and
+    finishes what is in flight (exit code 130), the second quits.
     """
-    quiet = False
+    if output.units.total():
+        inform(f"{output.stage}: {output.units.total()} rows are of an earlier run")
+    code = None
     try:
         for row in output.earlier_rows():
             if each:
                 each(row)
-        return asyncio.run(drive(output, path, required, units, work, concurrency, per_row, each))
+        run = Run(output, work, each, unanswered, asyncio.Semaphore(concurrency), patience=2 * concurrency,
+                  bar=progress_bar(output, path, per_row))
+        code = asyncio.run(drive(run, path, required, units))
     except BrokenPipeError:
-        quiet = True
+        code = 141
         raise
     finally:
         output.sync()
-        if not quiet:
+        if code != 0 and output.is_empty():
+            output.remove_made()
+        if code != 141:  # then nobody is listening
             inform(output.tally())
+    if code == 0:
+        refuse_unanswered(output)
+    return code
 
 
-async def drive(output, path, required, units, work, concurrency, per_row, each):
+async def drive(run, path, required, units):
     """Start a task for each unit, wait for them all, and return the exit code."""
-    bar = progress_bar(output, path, per_row)
-    run = Run(output, work, each, asyncio.Semaphore(concurrency), patience=2 * concurrency, bar=bar)
     try:
         async with asyncio.TaskGroup() as group:  # what one of its tasks raises ends them all
-            run.intake = group.create_task(take_in(run, new_units(output, path, required, units), group))
+            run.intake = group.create_task(take_in(run, path, required, units, group))
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt, run)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
-        bar.close()
+        run.bar.close()
     if run.fault:
-        raise run.fault
+        raise go_on_later(run.fault, run.output)
     if run.given_up:
-        inform(f"{output.stage}: {run.given_up} given up; --resume asks them again")
+        inform(f"{run.output.stage}: {run.given_up} given up; --resume asks them again")
     if run.interrupted:
         return 130
+    if run.output.left_out():
+        inform(f"{run.output.stage}: {run.output.left_out()} rows of the earlier run are not in this input; they stay")
     return 3 if run.given_up else 0
+
+
+def go_on_later(error, output):
+    """What ends a run, with the advice to resume it where that helps."""
+    if error.code == 1 and output.has_saved() and "--resume" not in str(error):
+        return UserError(f"{error}; what is done is saved, go on with --resume", error.code)
+    return error
+
+
+def refuse_unanswered(output):
+    """UserError for a run none of whose questions was answered: it must not look like one that found nothing."""
+    asked = output.units.total() - output.units[TWICE]
+    if output.unanswered and len(output.unanswered) == asked:
+        reasons = ", ".join(reason for reason in output.units if reason in output.refusals) or "see the dropped rows"
+        raise UserError(f"no row was answered ({reasons}); change what is asked and name another --out")
 
 
 def progress_bar(output, path, per_row):
@@ -109,13 +156,13 @@ def progress_bar(output, path, per_row):
     return tqdm(desc=output.stage, total=total, initial=output.units.total(), disable=None)
 
 
-async def new_units(output, path, required, units):
+async def new_units(run, path, required, units):
     """(id, unit) of what no earlier run finished. An id that stands twice is dropped the second time."""
-    again = 0
+    output, again = run.output, 0
     async for row in stream_rows(path, required):
         row.pop("drop", None)  # of the stage that dropped it, from whose dropped rows it was taken up again
         for unit in units(row):
-            key, content = unit["id"], content_hash(unit)
+            key, content = unit["id"], row_content(unit)
             state = output.meet(key, content)
             twice = state == "stands twice"
             while state == "stands twice":
@@ -123,23 +170,18 @@ async def new_units(output, path, required, units):
                 key = f"{unit['id']} (again {again})"
                 state = output.meet(key, content)
             if state == "finished":
-                continue
-            if twice:
-                output.write(key, [{**unit, "drop": "duplicate id"}])
+                if run.unanswered and hash(key) in output.unanswered:
+                    run.unanswered(unit)
+            elif twice:
+                output.write(key, [{**unit, "drop": TWICE}])
             else:
                 yield key, unit
 
 
-def content_hash(unit):
-    """A hash of all that a unit says, by which a resumed run knows that it is still the same question."""
-    text = json.dumps(unit, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-async def take_in(run, todo, group):
-    """Start a task for each unit of `todo` as soon as there is room."""
+async def take_in(run, path, required, units, group):
+    """Start a task for each new unit as soon as there is room."""
     try:
-        async for key, unit in todo:
+        async for key, unit in new_units(run, path, required, units):
             await run.room.acquire()
             group.create_task(finish_unit(run, key, unit))
     except UserError as error:  # a bad row does not cost the answers to the rows before it
@@ -157,6 +199,8 @@ async def finish_unit(run, key, unit):
         for row in rows:
             if run.each and "drop" not in row:
                 run.each(row)
+        if run.unanswered and hash(key) in run.output.unanswered:
+            run.unanswered(unit)
         run.bar.update()
         await run.output.send(rows)
     except Quit:
@@ -170,11 +214,14 @@ async def outcome(run, unit):
     try:
         rows, refusal = await run.work(unit), None
     except Refused as error:
+        run.output.refusals.add(error.args[0])
         refusal = "".join(error.args[1:])
         rows = [{**unit, "drop": error.args[0], "detail": refusal}]
     except GaveUp as error:
         give_up(run, unit, error)
         return None
+    except UserError as error:  # of the engine: no unit can be asked
+        raise go_on_later(error, run.output) from error
     run.given_up_in_a_row = 0
     for row in rows:
         if refusal is not None or row.get("drop") == REFUSED:
@@ -185,6 +232,8 @@ async def outcome(run, unit):
 def give_up(run, unit, error):
     """Count a unit that is left undone. UserError when it is one of many in a row: the server is down."""
     inform(printable(f"{run.output.stage}: {unit['id']}: {error}"))
+    if run.unanswered:
+        run.unanswered(unit)
     run.given_up += 1
     run.given_up_in_a_row += 1
     if run.given_up_in_a_row > run.patience:
@@ -193,13 +242,9 @@ def give_up(run, unit, error):
 
 
 def notice_refusal(output, row, detail):
-    """Show the first refusal of a kind; all are counted. UserError when the server refuses all from the start."""
-    reason = row["drop"]
-    if not output.units[reason]:
-        inform(printable(f"{output.stage}: {row['id']}: {reason} {detail}"))
-    if reason == REFUSED and output.units.total() == output.units[REFUSED] >= FIRST:
-        raise UserError(f"the server refused the first {FIRST} rows, this one so: {detail}; change what it is "
-                        "asked (or the order of the rows) and name another --out")
+    """Show the first refusal of a kind; all are counted."""
+    if not output.units[row["drop"]]:
+        inform(printable(f"{output.stage}: {row['id']}: {row['drop']} {detail}"))
 
 
 def interrupt(run):
@@ -219,4 +264,8 @@ async def once(key, ask):
     if UNIT.get() is None:
         return await ask()
     output, unit = UNIT.get()
-    return await output.recall(unit, key, ask)
+    try:
+        return await output.recall(unit, key, ask)
+    except Refused as error:  # a judge makes a verdict of it, which is no answer for all that
+        output.refusals.add(error.args[0])
+        raise

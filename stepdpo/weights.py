@@ -1,93 +1,166 @@
-"""Weights between a folder's files and the shards of a model in memory."""
-import math
+"""Weights between a folder's files and the shards of a model in memory.
+
+    load_weights(model, folder, files, keep)                 # model: of transformers, sharded, with memory
+    for name, tensor in file_tensors(model): ...             # whole, under the names that files have
+
+transformers names weights in memory otherwise than files do: it fuses experts that files hold one by one, renames
+parts, joins or splits projections. Its own table says how, and both directions are its own functions.
+"""
+import re
+from copy import deepcopy
+from functools import partial
 
 from stepdpo.command import UserError
-from stepdpo.folder import files_in, load_config
+from stepdpo.folder import first_line, load_config
 from stepdpo.processes import say
 
 
-def stored(model):
-    """(name, shape, tensor) of every weight as a model folder's files hold it: a tied head has none."""
-    fused = fused_names(model.config)
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    for name, tensor in model.state_dict().items():
-        end = next(filter(name.endswith, fused), None)
-        if end:
-            yield from stored_experts(name.removesuffix(end), tensor, fused[end])
-        elif not (tied and name == "lm_head.weight"):
-            yield name, tuple(tensor.shape), tensor
+# ----------------------------------------------------------------------------------------------- loading
+
+def open_weights(files):
+    """{name of a tensor: the open file that holds it}. UserError for what is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+    sources = {}
+    for path in files:
+        try:
+            file = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read ({first_line(error)}); get the model anew", 2) from error
+        sources.update(dict.fromkeys(file.keys(), file))
+    return sources
 
 
-def stored_experts(start, tensor, patterns):
-    """The same of experts, which transformers fuses in memory: E of them in a tensor whose rows are sharded.
+def load_weights(model, folder, files, keep):
+    """Fill a transformers model's shards from the files that from_pretrained loads, all but the names in `keep`.
 
-    Files hold them one by one, under the names of `patterns`. tensor is a view of the shard, None where another process
-    has that expert.
+    A weight that a file holds under one name is read row by row, this process's rows alone. One that is made of several
+    tensors is made whole in every process, which keeps its part. UserError where files and configuration do not fit.
     """
-    import torch.distributed as dist
-    rows = math.ceil(len(tensor) / dist.get_world_size())
-    local, first = tensor.to_local(), dist.get_rank() * rows
-    for expert in range(len(tensor)):
-        if first <= expert < first + len(local):
-            parts = local[expert - first].chunk(len(patterns))
+    sources, state = open_weights(files), model.state_dict()
+    renamed, converted, unused = match_names(model, sources)
+    filled = set()  # ids of weights, because tied ones have two names and one is enough
+    for target, name in renamed.items():
+        if target not in keep:
+            check_tied(model, folder, target, name, renamed, sources)
+            fill_rows(state[target], sources[name], name, folder)
+            filled.add(id(model.get_parameter_or_buffer(target)))
+    for target, converter in converted.items():
+        try:
+            results = converter.convert(target, model=model, config=model.config)
+        except Exception as error:  # experts that are missing, of different shapes
+            raise misfit(folder, target, first_line(error)) from error
+        for name, tensor in results.items():
+            tensor = tensor[0] if isinstance(tensor, list) else tensor
+            if name not in state or state[name].shape != tensor.shape:
+                raise misfit(folder, name, f"comes out as {tuple(tensor.shape)}")
+            copy_shard(state[name], tensor)
+            filled.add(id(model.get_parameter_or_buffer(name)))
+    may_miss = re.compile("|".join(model._keys_to_ignore_on_load_missing or ["$^"]))
+    for name in state:
+        if id(model.get_parameter_or_buffer(name)) not in filled and name not in keep and not may_miss.search(name):
+            raise misfit(folder, name, "is missing")
+    if unused:
+        say(f"{folder}: {len(unused)} tensors in its files are no part of this model and will not be in the trained "
+            f"one, such as {unused[0]}")
+
+
+def misfit(folder, name, fact):
+    return UserError(f"{folder}: weights and config.json do not fit: {name} {fact}; get the model anew", 2)
+
+
+def match_names(model, sources):
+    """({weight: its name in the files}, {first weight: converter}, names that belong to no weight).
+
+    A converter of transformers makes one or more weights of several tensors; ours read them when it is called.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+    table, state, prefix = get_model_conversion_mapping(model), model.state_dict(), model.base_model_prefix
+    renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in table if isinstance(entry, WeightConverter)]
+    of_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    renamed, converted, unused = {}, {}, []
+    for name in sorted(sources, key=dot_natural_key):  # expert 2 before expert 10
+        target, pattern = rename_source_key(name, renamings, converters, prefix, state)
+        if target not in state and name in state:  # from_pretrained too takes a name that is right as it is
+            target, pattern = rename_source_key(name, [], [], prefix, state)
+        if target not in state:
+            unused.append(name)
+        elif pattern is None:
+            renamed[target] = name
         else:
-            parts = [None] * len(patterns)
-        shape = (tensor.shape[1] // len(patterns), *tensor.shape[2:])
-        for pattern, part in zip(patterns, parts):
-            yield start + pattern.replace("*", str(expert)), shape, part
+            if target not in converted:
+                converted[target] = deepcopy(of_pattern[pattern])
+            converted[target].add_tensor(target, name, pattern, partial(sources[name].get_tensor, name))
+    model._weight_conversions = [entry for entry in table if entry.was_used()]  # revert_weight_conversion goes by it
+    known = re.compile("|".join(model._keys_to_ignore_on_load_unexpected or ["$^"]))
+    return renamed, converted, [name for name in unused if not known.search(name)]
 
 
-def fused_names(config):
-    """{end of a fused weight's name: patterns of its parts' names in files}, from transformers' own table."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    table = get_checkpoint_conversion_mapping(config.model_type) or ()
-    if not all(hasattr(entry, "operations") for entry in table):
-        raise UserError(f"{config.name_or_path}: files of {config.model_type} name weights otherwise than transformers "
-                        "does in memory, which is supported for experts alone; choose another model", 2)
-    return {entry.target_patterns[0]: entry.source_patterns for entry in table}
+def check_tied(model, folder, target, name, renamed, sources):
+    """UserError where files hold two different tensors for a weight that the configuration ties to another."""
+    other = renamed.get(model.all_tied_weights_keys.get(target))
+    if other and not sources[name].get_tensor(name).equal(sources[other].get_tensor(other)):
+        raise UserError(f"{folder}: config.json ties {target} to {model.all_tied_weights_keys[target]}, and they differ "
+                        "in its files; set tie_word_embeddings to what is meant", 2)
 
 
-def load_weights(model, folder, added):
-    """Fill the shards of a transformers model from a folder's files, all but the `added` names."""
-    import torch.distributed.checkpoint as dcp
-    reader = dcp.HuggingFaceStorageReader(folder)
-    found = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-    wanted = {}
-    for name, shape, tensor in stored(model):
-        if name in added:
-            continue
-        if found.get(name) != shape:
-            raise UserError(f"{folder}: weights and config.json do not fit: {name} is {found.get(name, 'missing')}, "
-                            f"not {shape}; get the model anew", 2)
-        if tensor is not None:
-            wanted[name] = tensor
-    dcp.load(wanted, storage_reader=reader)
+def fill_rows(tensor, file, name, folder):
+    """Copy a file's tensor into one of the model, perhaps sharded by rows: only this process's rows are read."""
+    from torch.distributed.tensor import DTensor
+    shape = tuple(file.get_slice(name).get_shape())
+    if shape != tuple(tensor.shape):
+        raise misfit(folder, name, f"is {shape}, not {tuple(tensor.shape)}")
+    if not isinstance(tensor, DTensor):
+        tensor.copy_(file.get_tensor(name))
+        return
+    local, first = tensor.to_local(), first_row(tensor)
+    if len(local):
+        local.copy_(file.get_slice(name)[first:first + len(local)])
 
 
-def draw_weights(model, folder, seed, added):
-    """Random weights, the same at every world size: each process draws them all and keeps its shards."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    for path in files_in(folder, "*.bin", "*.pt", "*.pth", "*.gguf"):
-        raise UserError(f"{path}: only safetensors are read; convert the model with save_pretrained", 2)
-    say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
-    torch.manual_seed(seed)
-    drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
-    for name, tensor in model.state_dict().items():
-        if name not in added:
-            copy_shard(tensor, drawn[name])
+def first_row(tensor):
+    """Where this process's rows of a tensor sharded by rows begin: all processes have as many, but for the last."""
+    rows = -(-len(tensor) // tensor.device_mesh.size())
+    return min(tensor.device_mesh.get_local_rank() * rows, len(tensor))
 
 
 def copy_shard(tensor, whole):
     """Copy into a tensor of the model, perhaps sharded, this process's part of what it is as a whole."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import DTensor
     if isinstance(tensor, DTensor):
-        # no source rank: every process has the whole and keeps its part, nothing is sent
-        whole = distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
-        tensor, whole = tensor.to_local(), whole.to_local()
+        first, tensor = first_row(tensor), tensor.to_local()
+        whole = whole[first:first + len(tensor)]
     tensor.copy_(whole)
 
 
-def model_state(model):
-    """A model's trainable tensors by name, this process's part of each, to be saved or loaded in place."""
-    return {name: weight.detach() for name, weight in model.model.named_parameters() if weight.requires_grad}
+def draw_weights(model, folder, seed, keep):
+    """Random weights, the same at every world size: each process draws them all and keeps its shards."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    say(f"{folder}: has no weights; starting from random ones (--seed {seed})")
+    torch.manual_seed(seed)
+    drawn = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32).state_dict()
+    for name, tensor in model.state_dict().items():
+        if name not in keep:
+            copy_shard(tensor, drawn[name])
+
+
+# ----------------------------------------------------------------------------------------------- and back
+
+def file_tensors(model, gather):
+    """Yields (name, tensor) of every weight as a folder's files hold it, layer by layer, so that one is whole at a time.
+
+    model: a Scorer. gather: makes a weight whole, or a stand-in for it.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+    written, layers = set(), {}
+    for name, tensor in model.model.state_dict().items():
+        weight = model.model.get_parameter_or_buffer(name)
+        if name not in model.added and id(weight) not in written:  # a tied weight is written once
+            written.add(id(weight))
+            layer = re.match(r".*?\.\d+\.", name)
+            layers.setdefault(layer.group() if layer else name, {})[name] = tensor
+    for layer in layers.values():
+        whole = {name: gather(tensor) for name, tensor in layer.items()}
+        yield from revert_weight_conversion(model.model, whole).items()

@@ -3,14 +3,19 @@
     python -m pytest -q tests/test_demo.py
 """
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 
-from demo import cells, kinds, lab, problems, report, reproduce, studies, world
+from demo import cells, kinds, lab, pairs, picture, problems, report, reproduce, studies, table, world
 from demo.files import load_rows, save_rows
+from stepdpo.command import UserError
 from stepdpo.prompts import encode_step, render_prompt
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
@@ -191,6 +196,175 @@ def test_model_is_small(folder):
     assert model.config.vocab_size > max(model.generation_config.eos_token_id, 300)
 
 
+# ------------------------------------------------------------------------------------------ the run: settings, phases
+
+def bash(*words, **env):
+    return subprocess.run(["bash", *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+                          stdin=subprocess.DEVNULL,
+                          env={**os.environ, **env})
+
+
+@pytest.mark.parametrize("made_with, env, says", [
+    ("WORLD=number\nSEED=0\n", {"WORLD": "decision"}, "was begun with WORLD=number (now WORLD=decision )"),
+    ("WORLD=number\nSEED=0\n", {"SEED": "1"}, "was begun with SEED=0 (now SEED=1 )"),
+    ("WORLD=number\nSEED=0 --from-scratch\n", {}, "was begun with SEED=0 --from-scratch (now SEED=0 )"),
+    ("WORLD=number\nSEED=0\n", {}, "was made before a change of loss.py;"),
+    (None, {}, "is not empty, and holds no run that is known;"),
+    (None, {"WORLD": "words"}, "WORLD=words: is number or decision"),
+    (None, {"SEED": "one"}, "SEED=one: is a whole number"),
+])
+def test_a_folder_keeps_to_its_settings_and_its_code(tmp_path, made_with, env, says):
+    """What is there is neither printed as the result of another run nor overwritten."""
+    (tmp_path / "table.txt").write_text("an old table")
+    if made_with:
+        (tmp_path / "settings.txt").write_text(made_with)
+        files = [*ROOT.glob("*.py"), *ROOT.glob("stepdpo/*.py"), *ROOT.glob("judges/*.py"), ROOT / "demo/world.py",
+                 ROOT / "demo/run.sh", *ROOT.glob("demo/policy/*")]
+        names = sorted(path.relative_to(ROOT).as_posix() for path in files)
+        sums = subprocess.run(["bash", "-c", "cksum -- *.py stepdpo/*.py judges/*.py demo/world.py demo/run.sh "
+                               "demo/policy/*"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert sorted(line.split()[2] for line in sums.splitlines()) == names
+        (tmp_path / "code.txt").write_text(re.sub(r"\d+ \d+ loss.py", "1 1 loss.py", sums))
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    done = bash("demo/run.sh", tmp_path, **env)
+    assert done.returncode == 2 and done.stdout == "" and says in done.stderr and done.stderr.count("\n") == 1
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+PHASES = """
+set -euo pipefail
+out={out}
+. demo/phases.sh
+keep_to "N=2"
+for n in 1 2; do expect round-$n/ask; mkdir -p $out/round-$n; done
+expect train 10
+for n in 1 2; do phase round-$n/ask bash -c "echo asked $n >> {out}/done"; done
+printf 'train\t20\n' >> $out/times.tsv
+forecast round-1/ask train
+show_times
+phase bad bash -c 'echo a fault >&2; exit 7'
+"""
+
+
+def test_phases_run_once_and_say_what_to_expect(tmp_path):
+    script = PHASES.format(out=tmp_path)
+    for _ in range(2):
+        done = bash("-c", script)
+        assert done.returncode == 7 and done.stderr.rstrip().endswith("a fault")
+        assert (tmp_path / "done").read_text() == "asked 1\nasked 2\n"
+        (tmp_path / "times.tsv").write_text("round-1/ask\t60\nround-2/ask\t30\n")
+    # the last finished one of a name tells the next; a phase known from elsewhere takes as much longer as others did
+    assert done.stdout.splitlines() == ["50", "phase                       time   share",
+                                        "round-1/ask                 1:00    54 %",
+                                        "round-2/ask                 0:30    27 %",
+                                        "train                       0:20    18 %", "all                         1:50"]
+    assert "about" not in bash("-c", script.replace("N=2", "N=3")).stderr
+
+
+STUB = """#!/usr/bin/env bash
+echo "$(basename "$1") $@" >> {log}
+cat > /dev/null
+while [ $# -gt 0 ]; do [ "$1" = --out ] && touch "$2"; shift; done
+echo 'all 10 50.0 %' >&2
+"""
+
+
+def test_rounds_on_any_model_and_task(tmp_path):
+    """Each round's policy asks, is the reference, is tested; all stages have one prompt; a second run does nothing."""
+    log, stub = tmp_path / "log", tmp_path / "stub"
+    stub.write_text(STUB.format(log=log))
+    stub.chmod(0o755)
+    (tmp_path / "problems.jsonl").write_text("1\n2\n3\n4\n")
+    (tmp_path / "test.jsonl").write_text("5\n")
+    env = {"PYTHON": str(stub), "PROMPT": "alpaca", "ASK": "--max-tokens 9", "JUDGE": "rollouts",
+           "CORRECT": "--samples 4", "TRAIN": "--lr 1e-5", "TEST": str(tmp_path / "test.jsonl")}
+    out = tmp_path / "out"
+    words = ("demo/rounds.sh", "M", tmp_path / "problems.jsonl", out, 2)
+    done = bash(*words, **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"the last policy: {out}/round-2/model"
+    shares = [(out / f"round-{n}/problems.jsonl").read_text() for n in (1, 2)]
+    assert shares == ["1\n3\n", "2\n4\n"]
+    said = log.read_text().splitlines()
+    models = {stage: [re.search(r"--model (\S+)", line)[1] for line in said if line.startswith(stage)]
+              for stage in ("collect", "locate", "correct", "train", "evaluate")}
+    first, second, third = "M", f"{out}/round-1/model", f"{out}/round-2/model"
+    assert models.pop("evaluate") == [first, second, third]
+    assert all(used == [first, second] for used in models.values())
+    assert all("--prompt alpaca" in line for line in said) and len(said) == 11
+    assert all(("--max-tokens 9" in line) != line.startswith("train") for line in said)
+    assert all(("--samples 4" in line) == line.startswith("correct") for line in said)
+    assert bash(*words, **env).returncode == 0 and log.read_text().splitlines() == said
+    done = bash(*words, **{**env, "TRAIN": "--lr 1e-6"})
+    assert done.returncode == 2 and "was begun with TRAIN=--lr 1e-5 (now TRAIN=--lr 1e-6 )" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ table, picture, pairs
+
+def test_table_and_picture(tmp_path):
+    """Gains are paired by id, whatever the order of the files; what the logs counted is shown."""
+    told = world.problems("number", "test", 40, 0)
+    rows = [{**row, "completion": row["solution"], "correct": True} for row in told]
+    wrong = [{**row, "completion": "Step 1: 1 + 1 = 3", "correct": False} for row in told[:10]]
+    pair = {**rows[0], "bad_step": 1, "initial_reason_steps": "Let's think step by step.\nStep 1:",
+            "full_chosen": rows[0]["solution"].removeprefix("Let's think step by step.\nStep 1:")}
+    (tmp_path / "step-dpo").mkdir()
+    metrics = [{"step": step, "eval_loss": 1.0, "eval_rewards/accuracies": step / 10, "eval_rewards/margins": step}
+               for step in (0, 5)]
+    for name, content in (("before", wrong + rows[10:]), ("after", rows[::-1]), ("pairs", [pair]),
+                          ("pairs-held-out", [pair]), ("step-dpo/metrics", metrics),
+                          ("located", [{**wrong[0], "bad_step": 1}, {**wrong[1], "bad_step": 2}])):
+        save_rows(tmp_path / f"{name}.jsonl", content)
+    (tmp_path / "times.tsv").write_text("before\t20\n")
+    (tmp_path / "before.log").write_text("evaluate.py: 40 in, 30 kept, 10 dropped (length 10)\n")
+    text = "\n".join(table.table(tmp_path))
+    assert re.search(r"final answer right +75\.0 % .* 100\.0 % .*\+25\.0 points \[\+9\.3, \+38\.3\]", text)
+    # two problems are added, one won by each: mean 10/42, standard error sqrt((12/42 - (10/42)²) / 42)
+    assert re.search(r"every step right +75\.0 %", text) and "1 of 2 located" in text and "1 of 1 pairs" in text
+    assert re.search(r"before: evaluate.py +40 +30 +10 +length 10", text) and "wrong one: 50 %" not in text
+    picture.draw(tmp_path, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 9000
+
+
+def test_pairs_are_held_out_by_problem(tmp_path):
+    """Every line goes to one of two files as it is; a problem stands on one side, the same in a longer file."""
+    rows = [{"prompt": f"problem {n % 50} \u2028", "chosen": "a", "n": n} for n in range(100)]
+    lines = [json.dumps(row, ensure_ascii=n % 2 == 0) + "\n" for n, row in enumerate(rows)]
+    sides = []
+    for count in (100, 60):
+        source, train, held_out = (tmp_path / f"{name}-{count}" for name in ("pairs", "train", "held"))
+        source.write_text("\n".join(lines[:count]))  # with blank lines
+        assert pairs.main(["split", str(source), str(train), str(held_out), "--every", "5"]) is None
+        parts = [path.read_text().split("\n")[:-1] for path in (train, held_out)]
+        assert sorted(line + "\n" for part in parts for line in part) == sorted(lines[:count])
+        sides.append([{json.loads(line)["prompt"] for line in part} for part in parts])
+        assert not sides[-1][0] & sides[-1][1] and 3 <= len(sides[-1][1]) <= 20
+    assert sides[1][1] <= sides[0][1]
+    for words, says in ((["split", source, train, tmp_path / "new"], "is there already"),
+                        (["split", source, tmp_path / "x", tmp_path / "x"], "named twice"),
+                        (["split", tmp_path / "none", tmp_path / "x", tmp_path / "y"], "No such file"),
+                        (["split", source, tmp_path / "no/x", tmp_path / "y"], "No such file"),
+                        (["split", source, tmp_path / "x", tmp_path / "y", "--every", "1"], "at least 2")):
+        with pytest.raises(UserError, match=says):
+            pairs.main([str(word) for word in words])
+        assert not (tmp_path / "x").exists() and not (tmp_path / "new").exists()
+
+
+def test_pairs_are_shown_side_by_side(tmp_path):
+    row = {"prompt": "How many?", "initial_reason_steps": "Step 1: 1 + 1 = 2.\nStep 2:", "chosen": " 2 + 2 = 4.",
+           "rejected": " 2 + 2 = 5, which is\x1b[31m far too long for half of a line."}
+    save_rows(tmp_path / "pairs", [row, row])
+    lines = list(pairs.show(str(tmp_path / "pairs"), 43))
+    assert all(len(line) <= 43 for line in lines) and "\x1b" not in "".join(lines)
+    assert lines[:9] == ["── pair 1 ".ljust(43, "─"), "How many?", "", "Step 1: 1 + 1 = 2.", "Step 2:",
+                         "REJECTED             │ CHOSEN", "2 + 2 = 5, which     │ 2 + 2 = 4.",
+                         "is\ufffd[31m far too long │", "for half of a line.  │"]
+    assert lines[10].startswith("── pair 2")
+    save_rows(tmp_path / "pairs", [{"prompt": "p"}])
+    with pytest.raises(UserError, match="pairs:1: no 'initial_reason_steps'"):
+        list(pairs.show(str(tmp_path / "pairs"), 43))
+
+
 # ------------------------------------------------------------------------------------------ public sets, reproduction
 
 def test_public_sets_become_rows():
@@ -247,10 +421,10 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):
 @pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
 def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
     some, seen = lab.Lab(tmp_path, studies.FULL), []
-    monkeypatch.setattr(some, "gather", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(some, "make_pairs", lambda world, seed, problems: seen.append(problems.stop))
     monkeypatch.setattr(some, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
     monkeypatch.setattr(lab, "load_rows", lambda path: [{}] * min(seen[-1] // problems_a_pair, studies.FULL.pairs))
-    some.gather_enough("number", 1)
+    some.enough_pairs("number", 1)
     assert seen == asked
 
 
@@ -280,16 +454,72 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     for module in (cells, report):
         monkeypatch.setattr(module, "cell", made_cell)
     monkeypatch.setattr(some, "rows", lambda *args: ("train", "held out"))
-    monkeypatch.setattr(some, "gather", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
-    monkeypatch.setattr(some, "gather_enough", lambda world, seed: tmp_path / "equations-1")
+    monkeypatch.setattr(some, "make_pairs", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    monkeypatch.setattr(some, "enough_pairs", lambda world, seed: tmp_path / "equations-1")
     (tmp_path / "equations-1").mkdir()
     for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
         save_rows(tmp_path / f"{name}.jsonl", [])
     (tmp_path / "times.tsv").write_text("SFT\t60.0\t30.0\ncollect\t30.0\t20.0\ncollect\t30.0\t10.0\n")
     report.write_report(some)
     text = (tmp_path / "report.md").read_text()
-    # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
-    assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
+    # 25 of 100 problems gained, and one of either kind added: 25/102, standard error sqrt((27/102 - (25/102)²) / 102)
+    assert "| Step-DPO | 1 | 75.0 | +25.0 [+15.7, +33.3] |" in text and "SFT seed 1" not in text
     assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
     assert "| collect | 2 | 1.0 | 0.5 | 50.0 % |" in text
     assert (tmp_path / "figure2.png").stat().st_size > 9000
+
+
+def test_the_world_is_a_judge(run):
+    """locate.py takes demo/exact.py by its path."""
+    story = {"prompt": STORY, "answer": "110"}
+    told = [["60 + 15 = 75", "75 - 20 = 65", "65 × 2 = 130"], ["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 120"]]
+    rows = [{**story, "id": str(n), "completion": world.solution_text(
+        [f"\nStep {k}: So {text}." for k, text in enumerate(steps, 1)], int(steps[-1].split()[-1]), None)}
+        for n, steps in enumerate(told)]
+    located = run("locate.py", "--judge", ROOT / "demo/exact.py", rows=rows).rows
+    assert {row["id"]: row["bad_step"] for row in located} == {"0": 2, "1": 3}
+
+
+def test_true_steps_are_those_of_the_solution():
+    """In the words that a policy learns, with the closing line in the last step; none after that."""
+    for row in world.problems("decision", "train", 20, 0):
+        for k, part in enumerate(split_steps(row["solution"])[1:], 1):
+            assert f"Step {k}:" + kinds.true_step({**row, "bad_step": k}) == part.rstrip()
+        assert kinds.true_step({**row, "bad_step": k + 1}) is None
+
+
+def test_stories_for_a_pretrained_model():
+    """Values and steps are within the scale, all solutions are true, and the sides of the world's splits hold."""
+    scale = world.Scale(10, 999, (2, 3))
+    rows = world.problems("decision", "sft", 200, 0, scale, {})
+    values = [int(number) for row in rows for equation in world.truth(row["prompt"])[0]
+              for number in (equation[0], equation[3])]
+    assert min(values) >= 10 and 99 < max(values) <= 999
+    for row in rows:
+        assert row["level"] in (2, 3) and row["bad_step"] is None and world.split_of(row["prompt"]) == "sft"
+        assert world.first_wrong_step(row["prompt"], row["solution"]) is None
+
+
+def test_the_whole_comparison_on_a_pretrained_model(tmp_path):
+    """From SFT to the report, made once: a second run makes nothing, and other settings are refused."""
+    def reproduce_it(*flags, code=0):
+        done = subprocess.run([sys.executable, "-m", "demo.reproduce", "--out", tmp_path, "--jobs", "1", *flags],
+                              capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    model = ("--model", "demo/policy", "--quick")
+    said = reproduce_it(*model).stderr
+    assert "reproduce: SFT" in said and "reproduce: 0 cells left, " in said
+    times = (tmp_path / "times.tsv").read_text()
+    assert reproduce_it(*model).stderr.count("cells left") == 6 and (tmp_path / "times.tsv").read_text() == times
+    results = [load_rows(path)[0] for path in tmp_path.glob("cells/*/result.json")]
+    assert {len(result["greedy"]) for result in results} == {12, 8}
+    trained = [result for result in results if "pairs" in result]
+    assert trained and all(1 <= result["pairs"] <= 8 and result["metrics"][-1]["step"] > 0 for result in trained)
+    assert not list(tmp_path.glob("models/*/model.safetensors"))  # none is kept that is not needed
+    report_text = reproduce_it(*model, "--report").stdout
+    assert "| Step-DPO, verified | 1 |" in report_text and "| train step-dpo |" in report_text
+    assert re.search(r"\| [23] to [35] \| 10 to 99 \| \*\*", report_text)  # the scale that was chosen
+    assert "was begun with other settings (seeds, " in reproduce_it("--quick", code=2).stderr
+    assert "name the folder of a model" in reproduce_it("--model", "demo", code=2).stderr

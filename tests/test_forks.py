@@ -213,8 +213,8 @@ def test_frozen_parameters_leave_no_trace(tiny_model, tmp_path, monkeypatch, cap
         with pytest.raises(RuntimeError):
             fit(tiny_model, pairs, tmp_path / "cut", *flags)
     saved = checkpoint.saved_places(tmp_path / "cut" / "checkpoint-2")
-    assert {name for name, in saved["model"]} == {f"model.layers.1.mlp.{matrix}.weight"
-                                                  for matrix in ("gate_proj", "up_proj", "down_proj")}
+    matrices = {f"1.mlp.{matrix}.weight" for matrix in ("gate_proj", "up_proj", "down_proj")}
+    assert {name.split("layers.")[-1] for name, in saved["model"]} == matrices
     assert {place[1] for place in saved["optimizer 0"] if place[0] == "state"} == {name for name, in saved["model"]}
     assert fit(tiny_model, pairs, tmp_path / "cut", *flags, resume=True) == whole
     start, end = load_file(f"{tiny_model}/model.safetensors"), load_file(tmp_path / "cut" / "model.safetensors")
@@ -280,6 +280,10 @@ def test_the_reference_is_reused_for_nothing_else(tiny_model, tmp_path):
     (out / "run.json").write_text(json.dumps(run))
     with pytest.raises(UserError, match="made with another --device;"):
         fit(tiny_model, pairs, out, *flags, resume=True)
+    for damaged in ("", "{", "[]", "{}", '{"settings": 3, "finished": true}'):
+        (out / "run.json").write_text(damaged)
+        with pytest.raises(UserError, match="run.json: does not hold the settings of a run"):
+            fit(tiny_model, pairs, out, *flags, resume=True)
     (out / "run.json").unlink()
     with pytest.raises(UserError, match="run.json is gone"):
         fit(tiny_model, pairs, out, *flags, resume=True)

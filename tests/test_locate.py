@@ -8,6 +8,8 @@ import random
 import re
 import select
 import signal
+import socket
+import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -21,9 +23,10 @@ from judges.equations import judge_equations
 from judges.llm import judge_text, parse_verdict
 from judges.verdict import Verdict
 from locate import cut_out_error
-from stepdpo.arithmetic import find_equations, holds
+from stepdpo.arithmetic import find_equations, is_false
 from stepdpo.command import UserError
 from stepdpo.reply import Refused, Reply
+from stepdpo.settings import Settings
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
 
@@ -91,12 +94,15 @@ FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_er
              concurrency=4, timeout=5, batch_size=8, device=None, judge_max_tokens=99, judge_extra_body=None)
 
 
+WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
+
+
 def asked(monkeypatch, replies, steps=3, **flags):
     """(verdict of an LLM judge whose server says `replies` one after another, what it was asked, its settings)"""
     said, seen, settings, replies = [], set(), [], iter(replies)
 
-    def chat_server(url, name, limits, how, key):
-        settings.append({**how, "extra_body": limits.extra_body})
+    def chat_server(url, name, limits, how, key, extra_body):
+        settings.append({**how, "extra_body": extra_body})
 
         async def ask(text, seed):
             assert (text, seed) not in seen, "nothing is asked twice"
@@ -106,6 +112,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
             if isinstance(reply, Exception):
                 raise reply
             return reply if isinstance(reply, Reply) else Reply(reply, "stop")
+        ask.settings = Settings("there", {}, {})
         return ask
     monkeypatch.setattr(llm, "chat_server", chat_server)
     judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
@@ -144,9 +151,54 @@ def test_what_else_goes_into_a_request(monkeypatch):
     extra = '{"reasoning_effort": "low"}'
     assert asked(monkeypatch, [labels(2)], judge_extra_body=extra)[2]["extra_body"] == {"reasoning_effort": "low"}
     for wrong in ("[1]", "{", "low", "[" * 100_000):
-        with pytest.raises(UserError, match="--judge-extra-body .*: not a JSON object") as error:
+        with pytest.raises(UserError, match="--judge-extra-body .*: not (a )?JSON") as error:
             asked(monkeypatch, [], judge_extra_body=wrong)
         assert error.value.code == 2 and "\n" not in str(error.value)
+
+
+@needs_shared
+@pytest.mark.parametrize("mode, refused", [
+    ("o3", {"left_out": ["temperature", "top_p"], "said_as": {"max_tokens": "max_completion_tokens"}}),
+    ("noseed", {"left_out": ["seed"]}), ("onlyone", {"left_out": ["top_p"]}), ("plain", None), ("null", None)])
+def test_servers_that_take_less(mode, refused, run, tmp_path):
+    """What they do not take is left out, said once, and written into the row; a null reply is a cut one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, SHARED.parent / "cases/picky_server.py", str(port), mode])
+    try:
+        wait_for(port)
+        done = run("locate.py", "--judge", "J", "--judge-url", f"http://127.0.0.1:{port}/v1", "--out", "out.jsonl",
+                   rows=[{**WRONG, "id": str(i)} for i in range(20)])
+    finally:
+        server.kill()
+        server.wait()
+    rows = [*map(json.loads, open(tmp_path / "out.jsonl"))]
+    if mode == "null":
+        assert "0 kept, 20 dropped (judge cut by --judge-max-tokens 20)" in done.err and not rows
+    else:
+        assert len(rows) == 20 and {row["bad_step"] for row in rows} == {1}
+        assert rows[-1].get("judge_settings") == (refused and {"J": refused})
+        assert done.err.count("left out from now on") == len((refused or {}).get("left_out", ()))
+
+
+def wait_for(port):
+    """Until a server answers there."""
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("no server")
+
+
+def test_a_refusal_of_settings_ends_the_run_and_marks_nothing_done(faulty, run, tmp_path):
+    url = faulty("--rate", 1, "--faults", "422")
+    flags = ["--judge", "J", "--judge-url", url, "--out", "out.jsonl"]
+    for more in ([], ["--resume"]):
+        done = run("locate.py", *flags, *more, rows=[WRONG], code=1)
+        assert "refuses what it is asked, whatever the row" in done.err and "0 dropped" in done.err
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -246,17 +298,38 @@ TRUE = r"""
 100 / 3 = 33; 100 / 3 = 33.3; 33.3 * 3 = 100; 1 + 2 + ... + 10 = 55; 3 + 4 <= 8; 3 + 4 != 8
 3 • 4 + 1 = 13; 3 ⋆ 4 + 1 = 13; ¬3 + 4 = 5; ∑3 + 4 = 9
 \frac{1000 \text{ m}}{2.5 \times 3600 \text{ s}} = \frac{1}{9}; \frac{1}{3} * 100 = 33.33\%
+3 \cdot 1 = 3 \) and add up to \( -4; \[ 3 + 4 = 7 \] \[ -2 + 5 = 3 \]; 3 + 4 = 7$ and $-4$; (3 + 4 = 7 \) \( - 2)
+f''(-4) = 48 - 16 > 0; f'(3) = 12 - 4 > 2; g’(2) + 1 = 5; f^{-1}(3) + 1 = 8; f^{\prime}(2) = 3; is 3 + 4 = 8?; 2 + 2 = 5？
+x = -1 when a = 2; a + 7 = 0 or a - 2 = 0; x = 3 and -4 = y; so 3 where -2 = b; -64 = 1 - 63; 5 + 3 = 8, - 2 = 6; 7 if - 3 = c
+$3 + 50 cents = $3.50; 3 + 50 cents = $3.50; £5 + 50 pence = £5.50; $1 - 5 dimes = $0.50; 3 dollars + 50 cents = 3.50
+$50 + 20% = $60; 200 + 10 percent = 220; 80 - 25% = 60; 50 + (20%) = 60; $50 + 20\% = $60; 25% - 5 = 20%; 1 - 20% = 80%
+5 + 3 = 8 + 2 = 10; 6*4=24+5=29 apples; 2 * 3 = 6 - 1 = 5; -5 + 3 = -2 * 4 = -8; 1/2 * 3 = 3/2 + 1 = 5/2; 3 + 4 * 2 = 14
+25 / 1/3 = 75; 14 / 1 / 4 = 14 * 4; 5 x 1/2 = 10 halves; on day 1 * 2 = 20 pages; .8 + . 84 + .82 = 2.46; 5 * 3 = $15,000
+pages 5–10 = 6 pages; $400 000 x 3/100 = $12 000; 1 hour - 20 minutes = 40 minutes; 60 inches = 5 * 1 feet
 \frac{1000 \text{ meters}}{2.5 \times 3600 \text{ seconds}} = \frac{1}{9}; \frac{\frac{6}{2} + 1}{2} = 2
 """.strip().replace("\n", "; ").split("; ")
 
 
 def called_false(text):
-    return any(holds(*equation) is False for equation in find_equations(text) if None not in equation)
+    return any(map(is_false, find_equations(text)))
 
 
 @pytest.mark.parametrize("text", TRUE)
 def test_what_is_true_in_odd_notation_is_not_called_false(text):
     assert not called_false(text)
+
+
+FALSE = r"""
+\( 3 \cdot 1 = 4 \) and add up to \( -4 \); \[ 3 + 4 = 8 \] \[ -2 \]; so 3 + 4 = 8$ and $-4$; \(3 + 4\) = \(8\); $3$ + $4$ = $8$
+f(x) = 3 + 4 = 8; so y' = 3 + 4 = 8; 2) 3 + 4 = 8; (3 + 4 = 8); $3 + $4 = $8; $3.50 + $4 = $9; 3€ + 4€ = 8€; $5 * 20% = $2
+5 + 3 = 9 + 2 = 11; 5 + 3 = 8 + 2 = 12; 6*4=25+5=30; 50 cents + 30 cents = 90 cents; 12 / (3 / 4) = 1
+2 days * 3 = 8 days; 40 - 3 * 5 = 35; -8 + 3 = -4
+""".strip().replace("\n", "; ").split("; ")
+
+
+@pytest.mark.parametrize("text", FALSE)
+def test_what_is_plainly_false_is_called_false(text):
+    assert called_false(text)
 
 
 def test_a_sum_that_is_broken_over_lines_is_not_read_in_halves():
@@ -279,6 +352,7 @@ STEPS = [  # steps, what the judge says
     (["35 beads - 17 pens = 40 cups"], "cannot tell"), ([r"$35 - 17 = 28$"], 1), (["35 − 17 = 28 beads"], 1),
     (["__import__('os').system('x') = 35 - 17 = 28"], "cannot tell"), (["35 - 17 = 18 = 19"], "cannot tell"),
     (["35 - 17 = 19 - 2"], 1),
+    (["35 + 2 = 37 lambs"], "cannot tell"), (["35 * 100 = 3500"], 0),  # 25% has 100
     (["Wait, 35 - 17 = 28 is wrong: 35 - 17 = 18."], "cannot tell"), (["If 35 - 17 = 28, she is rich."], "cannot tell"),
 ]
 
@@ -288,16 +362,48 @@ def test_equations_judge(steps, expected):
     assert judge_equations(PROBLEM, ["", *steps], whole=False).bad_step == expected
 
 
+ORIGINS = [  # problem, chosen step, whether it may be found right
+    ("Tom has 10 lambs and sells 3.", "3 + 2 = 5 lambs", False), ("Tom has 10 lambs and sells 3.", "10 - 3 = 7", True),
+    ("Tom has 10 lambs and twice as many cows.", "10 * 2 = 20", True), ("Of 40 cows 25% are old.", "40 * 25 / 100 = 10", True),
+    ("Tom has 10 lambs.", "10 * 100 = 1000", False), ("Tom eats 3 pies a week.", "3 * 1 = 3", False),
+    ("A third of 30 cows.", "1 - 1/3 = 2/3", True), ("Tom eats 21 pies in a week.", "21 / 7 = 3", True),
+    ("A pie costs 300 cents.", "300 / 100 = 3", True), ("Tom has 10 lambs.", "10 / 7 = 1.43", False),
+    ("Forty men and 2 dozen cows.", "40 + 2 * 12 = 64", True), ("Tom works 3 hours.", "3 * 60 = 180", True),
+]
+
+
+@pytest.mark.parametrize("problem, step, right", ORIGINS)
+def test_numbers_come_from_the_problem(problem, step, right):
+    found = judge_equations({"prompt": problem, "answer": "7"}, ["", step], whole=False).bad_step
+    assert found == (0 if right else "cannot tell")
+
+
+ANYWHERE = [  # steps, the first plainly false equation
+    (["Let us see.", "35 - 13 = 12."], 2), (["x + 3 = 5.", "13 + 4 = 18.", "35 - 17 = 28."], 2),
+    (["If 13 + 4 = 18.", "35 - 17 = 28."], 2), (["Substituting, 13 + 4 = 18."], "cannot tell"),
+    (["35 - 17 = 18.", "18 + 13 = 31."], "cannot tell"), (["13 + 4 = 17.", "5 + 3 = 8 + 2 = 10."], "cannot tell"),
+    (["35 - 17 = 18.", "18 + 12 = 40."], 2), (["35 - 17 = 18."], "cannot tell"),
+]
+
+
+@pytest.mark.parametrize("steps, expected", ANYWHERE)
+def test_the_first_false_equation_anywhere(steps, expected):
+    row = {**PROBLEM, "answer": None}
+    assert judge_equations(row, ["13 + 4 = 18 ", *steps], anywhere=True).bad_step == expected
+    if expected == "cannot tell" or steps[0] != "35 - 17 = 18.":
+        assert judge_equations(row, ["", *steps]).bad_step == "cannot tell"
+
+
 def test_other_arithmetic_is_not_judged():
     for prompt in ("Find 5 + 4 in base 8.", "Define 5 + 4 as 5 times 4.", "What does a clock of 8 hours show, 5 + 4?"):
-        assert judge_equations({"prompt": prompt}, ["", "5 + 4 = 11"]).bad_step == "cannot tell"
+        assert judge_equations({"prompt": prompt}, ["", "5 + 4 = 11"], anywhere=True).bad_step == "cannot tell"
 
 
 LAST_LINES = [  # completion, gold answer, what the judge says
     ("Step 1: 5 + 3 = 8.\nThe answer is: 9", "8", 1), ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "8", 0),
     ("Step 1: 5 + 3 = 8.\nThe answer is: 8", "16", "cannot tell"),  # something is wrong that is no equation
     ("Step 1: 5 + 3 = 8.\nThe answer is: no", "8", "cannot tell"), ("Step 1: 5 + 3 = 8.", "8", 0),
-    ("Step 1: 5 + 3 = 8.\nThe answer is: 9", None, 0),  # nobody knows
+    ("Step 1: 5 + 3 = 8.\nThe answer is: 8", None, "cannot tell"),  # sound arithmetic is not the whole of it
     ("As 5 + 3 = 8:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", 0),  # a preamble is context
     ("As 5 + 3 = 9:\nStep 1: 8 + 5 = 13.\nThe answer is: 13", "13", "cannot tell"),  # and never at fault
 ]
@@ -312,10 +418,10 @@ def test_equations_and_the_last_line(completion, answer, expected):
 def test_equations_judge_is_quick_on_hostile_steps():
     begin = time.process_time()
     for piece in ("9", "(", "1 + ", "1 = ", "- ", "\\frac{", "1 ", " ", "3 x", "{", "1,1", "a", "1 a a a a", "\n", "\r",
-                  "1/"):
+                  "1/", "$", "\\(", "f'(", "\\) \\(", "1$ ", "%", "1 day "):
         many = piece * (12_000 // len(piece))
-        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"])
-        judge_equations(PROBLEM, ["", f"{many}1 = 2"])
+        judge_equations(PROBLEM, ["", f"1{many} + 1 = 2"], anywhere=True)
+        judge_equations(PROBLEM, ["", f"{many}1 = 2"], anywhere=True)
         assert judge_equations(PROBLEM, ["", many * 5]).words == "too long to read"
     assert time.process_time() - begin < 30  # a generous cap: nothing here is worse than linear
 
@@ -382,7 +488,7 @@ def test_precision_on_wordings_and_formats_that_nobody_tuned_to():
             operands.append(b)
             steps.append(f"Step {k}: {text}\n" + (dice.choice(TRUE) + "\n" if mixed and dice.random() < 0.5 else ""))
         row = {"prompt": "Take " + ", then ".join(written(b, dice) for b in operands) + "."}
-        told[mixed].append((judge_equations(row, ["", *steps]).bad_step, bad_step))
+        told[mixed].append((judge_equations(row, ["", *steps], whole=False).bad_step, bad_step))
     named = [found == truth for both in told.values() for found, truth in both if found and found != "cannot tell"]
     found = sum(found == truth > 0 for found, truth in told[False]) / sum(truth > 0 for _, truth in told[False])
     print(f"named {len(named)}, precision {sum(named) / len(named):.4f}, found {found:.2f} without odd notations")
@@ -408,9 +514,8 @@ def test_equations_of_real_answers():
     """Of some 1,350 equations in 400 real answers those that are called wrong are wrong: each was looked at."""
     wrong = set()
     for row in map(json.loads, open(SHARED / "math_answers.jsonl")):
-        for left, right, units in find_equations(row["completion"]):
-            if left and right and len(left) > 1 and holds(left, right, units) is False:
-                wrong.add(f"{' '.join(left)} = {' '.join(right)}")
+        for equation in filter(is_false, find_equations(row["completion"])):
+            wrong.add(f"{' '.join(equation.left)} = {' '.join(equation.right)}")
     assert wrong == {"29 - 10 - 1 = 19", "( ( 1 ) / ( 2 ) ) * 24 * 26 = 156", "49,994 + 20,006 = 69,999",
                      "49,994 + 20,006 = 69,990"}
 
@@ -434,9 +539,41 @@ def test_precision_on_solutions_that_people_wrote():
                 continue
             found = judge_equations({**row, "answer": ""}, parts).bad_step
             named, hits, wrong = named + (found not in (0, "cannot tell")), hits + (found == k), wrong + 1
-    assert false_alarms == {"gsm8k-410": "step 1: 3 / 2 = 1.50 + 3.00 does not hold"}  # looked at: it does not
+    assert not false_alarms
     print(f"{wrong} changed, {named} named, precision {hits / named:.4f}")
     assert hits / named > 0.99 and hits / wrong > 0.5
+
+
+@needs_shared
+def test_what_is_named_anywhere_in_solutions_that_people_wrote():
+    """Each was looked at and is a slip in print: 3/4 of 364 yards is not 364 / 4."""
+    named = {}
+    for row in map(json.loads, open(SHARED / "gsm8k_test.jsonl")):
+        *lines, final = re.sub(r"<<.*?>>", "", row["solution"]).strip().split("\n")
+        found, words, _ = judge_equations({**row, "answer": ""}, ["", *lines], anywhere=True)
+        if found != "cannot tell":
+            named[row["id"]] = words
+    assert named == {"gsm8k-501": "step 3: 364 / 4 = 273 does not hold",
+                     "gsm8k-1024": "step 5: 32 - 20 = 300 does not hold"}
+
+
+@needs_shared
+def test_what_is_named_in_answers_that_people_labelled():
+    """Of the errors in 500 rows of ProcessBench. Each that people did not name was looked at: docs/judges.md."""
+    for name, strict, anywhere in (("gsm8k", (2, 2), (8, 7)), ("math", (1, 1), (11, 7))):
+        told = {True: [], False: []}
+        for row in map(json.loads, open(SHARED / f"processbench_{name}.jsonl")):
+            for mode in told:
+                found = judge_equations({**row, "prompt": row["problem"]}, ["", *row["steps"]], anywhere=mode).bad_step
+                told[mode] += [found == row["label"] + 1] if found != "cannot tell" else []
+        assert [(len(hits), sum(hits)) for hits in (told[False], told[True])] == [strict, anywhere]
+
+
+@needs_shared
+def test_the_cases_that_were_called_wrong():
+    for row in map(json.loads, open(SHARED.parent / "cases/equations.jsonl")):
+        for anywhere in (False, True):
+            assert judge_equations(row, split_steps(row["completion"]), anywhere=anywhere).bad_step in (0, "cannot tell")
 
 
 # ------------------------------------------------------------------------------------------------ the cut
@@ -604,7 +741,6 @@ def make_judge(args, policy):
         return Verdict(args.votes, {"policy": policy, "model": args.judge_model}, [0.5] * (len(parts) - 1))
     return judge
 """
-WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
 
 
 def test_a_judge_is_a_file(run, tmp_path):
@@ -624,7 +760,7 @@ def test_a_judge_that_names_no_step_ends_the_run(bad_step, said, run, tmp_path):
 
 
 NO_JUDGE = {  # --judge -> what is said
-    "equations,": "'' is none; choose equations, human, llm",
+    "equations,": "'' is none; choose equations, human, llm, prm, rollouts, a model",
     "equation": "'equation' is none; did you mean equations?", "rollout,equations": "did you mean rollouts?",
     "equations, ./nobody": "'./nobody' is none; choose equations", "nobody.py": "no file 'nobody.py'",
     "llm": "say which, as llm:MODEL", "equations:gpt": "equations takes no model; leave 'gpt' out",
@@ -742,18 +878,20 @@ def test_a_resumed_score_is_of_all_rows_and_its_cost_of_those_asked_now(run, tmp
     (tmp_path / "bench.jsonl").write_text(lines)
     whole = run("locate.py", *flags).err
     journal = (tmp_path / "o.jsonl.done").read_bytes().splitlines(keepends=True)
-    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))
-    resumed = run("locate.py", *flags, "--resume").err
+    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))  # as if it had been killed after two rows
+    os.truncate(tmp_path / "o.jsonl", json.loads(journal[2])["out"])
+    resumed = run("locate.py", *flags, "--resume").err.splitlines()
     figures = [line for line in whole.splitlines() if "per 1,000" not in line]
-    assert [line for line in resumed.splitlines() if "per 1,000" not in line] == figures and "per 1,000" in resumed
-    again = run("locate.py", *flags, "--resume").err
-    assert [line for line in again.splitlines()] == figures  # nobody was asked
+    assert resumed[0] == "locate.py: 2 rows are of an earlier run" and "per 1,000" in resumed[-1]
+    assert resumed[1:-1] == figures
+    again = run("locate.py", *flags, "--resume").err.splitlines()
+    assert again == ["locate.py: 6 rows are of an earlier run", *figures]  # nobody was asked
 
 
 def test_a_refused_row_counts_as_missed(faulty, run):
-    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "422"), "--score", "-",
-               rows=BENCH)
-    assert "accuracy on wrong   0.0 %" in done.err and "unsure            refused by the server 6" in done.err
+    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "filter"), "--score",
+               "-", rows=BENCH)
+    assert "accuracy on wrong   0.0 %" in done.err and "unsure            content filter 6" in done.err
 
 
 def test_the_cost_counts_replies_and_tokens(run, taught_model):

@@ -1,19 +1,16 @@
 """evaluate, collect, locate, correct as whole programs. Run alone: pytest tests/test_stages.py"""
-import ast
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines
+from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines, wait_for_rows
 
 import evaluate
-from stepdpo.intervals import mean_interval, wilson
 from stepdpo.task import PREFIX
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
@@ -22,21 +19,9 @@ ASK = ["--temperature", "1", "--max-tokens", "60"]
 
 # ------------------------------------------------------------------------------------------- the command line
 
-@pytest.mark.parametrize("script", [*STAGES, "train.py"])
-def test_help_is_whole_and_loads_nothing_heavy(script):
-    look = ("import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "except SystemExit: print([name for name in ('torch', 'transformers', 'openai') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", look, script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--out" in done.stdout and done.stdout.splitlines()[-1] == "[]"
-    for call in ast.walk(ast.parse((ROOT / script).read_text())):
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
-            assert any(keyword.arg == "help" for keyword in call.keywords), ast.unparse(call)
-
-
 BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", [], [PROBLEMS[0]], 2, "no --model"),
-    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "/nowhere: no tokenizer there"),
+    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "--model /nowhere: no such folder"),
     ("evaluate.py", ["--samples", 3], [PROBLEMS[0]], 2, "give --temperature"),
     ("evaluate.py", ["no.jsonl"], [], 1, "no.jsonl: No such file"),
     ("evaluate.py", ["--resume"], [], 2, "--resume needs --out FILE"),
@@ -93,7 +78,7 @@ def test_regrading_asks_nobody(run):
 
 def test_several_samples_are_clustered_by_problem(run):
     done = run("evaluate.py", rows=answers([1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]))
-    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625) / 2 / 3)
+    half = 1.96 * math.sqrt((0 + 0.0625 + 0.0625 + 4 * 0.25) / 7 / 7)  # four problems are added
     assert f" 50.0 % [{100 * (0.5 - half):.1f}, {100 * (0.5 + half):.1f}]" in done.err
     assert "pass@4" in done.err and "100.0 % [43.8, 100.0]" in done.err  # each is solved once
     assert "majority@4" in done.err and " 66.7 % [20.8, 93.9]" in done.err
@@ -107,7 +92,6 @@ def test_majority_joins_equal_answers():
     assert not majority((None, False), (None, False), ("2", False), ("1", True)), "the earlier one wins a tie"
     assert majority((None, False), (None, False), ("1", True)), "no answer has no vote"
     assert not majority((None, False))
-    assert mean_interval([0.5]) == wilson(0.5, 1)  # one problem, whose samples differ
 
 
 def test_compare_is_paired(run, tmp_path):
@@ -115,7 +99,7 @@ def test_compare_is_paired(run, tmp_path):
     after = answers(*[[i % 2 or i < 10] for i in range(40)])
     run("evaluate.py", "--out", "before.jsonl", rows=before)
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after)
-    assert "difference +12.5 points [+2.5, +22.5] over 40 common problems" in done.err
+    assert "difference +12.5 points [+0.1, +23.7] over 40 common problems" in done.err
     done = run("evaluate.py", "--compare", "before.jsonl", rows=after[:30])
     assert "over 30 common problems (10 in one file only)" in done.err
 
@@ -195,9 +179,10 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
-    assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
+    assert counts[0] == 20 == counts[1] + counts[2] and (
+        "unparsed" in judged.err or "cut by --judge-max-tokens" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
     located = run("locate.py", "--judge", "equations", rows=wrong_sums)
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)
@@ -236,14 +221,6 @@ def test_hostile_text_is_data(script, run, faulty, tiny_model):
 
 
 # ------------------------------------------------------------------------------------- pipes and interruptions
-
-def wait_for_rows(path, n):
-    for _ in range(6000):
-        if path.exists() and path.read_bytes().count(b"\n") >= n:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"{path} has no {n} rows after two minutes")
-
 
 def wait_for_words(process, words):
     said = ""

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import loss
+import train
 from stepdpo import attention, shard
 from stepdpo.attention import group_segments, place_trie
-from stepdpo.command import UserError
-from stepdpo.trie import Segment, build_trie, sequence_logps
+from stepdpo.processes import processes
+from stepdpo.trie import Segment, build_trie, sequence_logps, sequence_readings
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3, pad_token_id=0)
@@ -36,7 +38,7 @@ MODELS = {  # large initial weights, so that an error in attention shows
 
 @pytest.fixture
 def mesh():
-    with shard.processes("cpu") as mesh:
+    with processes("cpu") as mesh:
         yield mesh
 
 
@@ -89,7 +91,7 @@ def scored(model, sequences):
 @pytest.mark.parametrize("name", MODELS)
 def test_tries_equal_separate_forwards(name, tmp_path, mesh):
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     sequences = branches()
     direction = torch.randn(len(sequences))
     expected, got = plain_sums(stock, sequences), scored(ours, sequences)
@@ -105,7 +107,7 @@ def test_tries_equal_separate_forwards(name, tmp_path, mesh):
 def test_dense_mask_says_the_same(tmp_path, mesh):
     """The trie's slots through the stock model with a 4-D mask: a slot sees its ancestors and itself."""
     stock = save_stock(tmp_path, **MODELS["qwen2"])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     whole = build_trie(branches())
     sees = torch.zeros(len(whole.ids), len(whole.ids), dtype=torch.bool)
     for segment in whole.segments:
@@ -115,7 +117,20 @@ def test_dense_mask_says_the_same(tmp_path, mesh):
                    attention_mask=sees[None, None]).logits[0]
     placed = place_trie(whole, torch.device("cpu"))
     expected = logits.log_softmax(-1)[whole.reads, whole.targets][placed.picks]
-    torch.testing.assert_close(ours(placed), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours(placed)[:, 0], expected, rtol=0, atol=1e-4)
+
+
+def test_another_reading_stands_beside_the_log_prob(tmp_path, mesh, monkeypatch):
+    """One that a fork adds comes back for each target of each sequence in order; here it is the target itself."""
+    def token_readings(hidden, weight, targets, bias=None, softcap=None):
+        return torch.stack([loss.token_logps(hidden, weight, targets, bias, softcap), targets.float()], dim=1)
+    save_stock(tmp_path, **MODELS["llama"])
+    ours, sequences = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0), branches()
+    expected, _ = sequence_logps(ours, sequences, torch.device("cpu"))
+    monkeypatch.setattr("stepdpo.scorer.token_readings", token_readings)
+    readings, _ = sequence_readings(ours, sequences, torch.device("cpu"))
+    assert torch.equal(readings[:, 0], expected)
+    assert readings[:, 1].tolist() == [token for ids, start in sequences for token in ids[start:]]
 
 
 def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
@@ -136,19 +151,11 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
 def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
-    ours = shard.load_model(str(tmp_path), mesh, seed=0)
+    ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
     monkeypatch.setattr(attention, "attend_padded", attention.attend_varlen)
     monkeypatch.setattr(attention, "lay_out_padded", attention.lay_out_varlen)
     torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("config, reason", [(dict(model_type="doge"), "a mask of its own"),
-                                            (dict(model_type="nemotron"), "arguments that do not reach it")])
-def test_attention_of_another_kind_is_refused(config, reason, tmp_path, mesh):
-    save_stock(tmp_path, **config)
-    with pytest.raises(UserError, match=f"attention with {reason} is not supported"):
-        scored(shard.load_model(str(tmp_path), mesh, seed=0), branches())
 
 
 def test_every_distinct_prefix_is_computed_once():
