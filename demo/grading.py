@@ -1,11 +1,12 @@
 """How well answers are graded: our grader beside math-verify, on labelled cases, in agreement, time and hostile input.
 
-    python demo/grading.py                       the table of docs/grading.md (three minutes)
+    python demo/grading.py                       the table of docs/grading.md (four minutes)
     python demo/grading.py mine.jsonl            the same for rows of your own
 
 A row is {"gold", "prediction", "equal", "kind"}, with "whole": true where the prediction is a whole response and
 "cut": true where that was cut by its length; or {"answer", "completion", "published_verdict", "prompt"}.
-Both graders see a row one after the other in one process. math-verify is asked for a bare answer as \\boxed{answer}.
+Both graders see a row one after the other in one process. math-verify reads LaTeX: bare answers are put between dollar
+signs, and the gold answer of a whole response in \\boxed{}.
 """
 import argparse
 import json
@@ -73,9 +74,12 @@ def load_math_verify():
     logging.disable(logging.ERROR)  # it logs what it cannot read
 
     def verdict(row):
-        gold = parse(rf"\boxed{{{row['gold']}}}")
-        prediction = parse(row["prediction"] if row.get("whole") else rf"\boxed{{{row['prediction']}}}")
-        return bool(verify(gold, prediction))
+        gold, prediction = row["gold"], row["prediction"]
+        if row.get("whole"):
+            gold = rf"\boxed{{{gold}}}"
+        else:
+            gold, prediction = (text if "$" in text else f"${text}$" for text in (gold, prediction))
+        return bool(verify(parse(gold), parse(prediction)))
     return verdict
 
 

@@ -65,7 +65,7 @@ def same_items(a, b, work):
     (kind, *items), (other_kind, *others) = a, b
     if {kind, other_kind} <= {",", "{}"}:
         for item in items:
-            found = next((other for other in others if same_tree(item, other, work)), None)
+            found = item if item in others else next((other for other in others if same_tree(item, other, work)), None)
             if found:
                 others.remove(found)
         return not others
