@@ -55,7 +55,7 @@ def open_client(base_url, secret, timeout):
 
 
 def connect(base_url, model, limits, key="OPENAI_API_KEY"):
-    """(request, client, where): request(call, read) makes a call and reads (text, finish_reason) from its reply, with tries.
+    """(request, client, where) of a server. request(call, read) makes a call and reads (text, finish_reason) of it.
 
     limits: has `concurrency`, requests in flight, and `timeout`, seconds for a reply (three of them end the tries).
     The client itself retries refused connections, 408, 409, 429 and 5xx; a 200 with HTML, an error object, no

@@ -31,7 +31,7 @@ def find_files(name, flag="--model"):
 
 
 def unreachable(endpoint):
-    """Why no connection to the hub comes about within PATIENCE, or None when one does. A proxy is asked in its place."""
+    """Why no connection to the hub comes about within PATIENCE, None when one does. A proxy is asked in its place."""
     proxies = urllib.request.getproxies()
     address = urllib.parse.urlsplit(proxies.get("https") or proxies.get("all") or endpoint)
     found = {}

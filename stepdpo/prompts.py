@@ -141,20 +141,19 @@ def render_prompt(tokenizer, problem, prompt="chat", solution=""):
     It holds the beginning-of-sequence token where the tokenizer would add one, so it is always encoded
     without special tokens (`encode`). The format's joint stands before a solution that brings no white space.
     """
-    template = chat_template(tokenizer) if prompt == "chat" else None
-    text, joint = beginning(tokenizer, template, run_date(), problem, prompt)
+    if prompt == "chat":
+        text, joint = chat_beginning(tokenizer, chat_template(tokenizer), run_date(), problem)
+    else:
+        template, joint, _ = TEMPLATES[prompt]
+        text = bos(tokenizer) + template.replace("{problem}", problem)
     return text + ("" if not solution or solution[0].isspace() else joint) + solution
 
 
 @functools.lru_cache(64)
-def beginning(tokenizer, _template, _date, problem, prompt):
+def chat_beginning(tokenizer, _template, _date, problem):
     """(text up to where an answer begins, joint): kept for a while, for rows of one problem follow one another."""
-    if prompt == "chat":
-        turn = read_turn(tokenizer)
-        text = render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped)
-        return text + turn.opening, turn.joint
-    template, joint, _ = TEMPLATES[prompt]
-    return bos(tokenizer) + template.replace("{problem}", problem), joint
+    turn = read_turn(tokenizer)
+    return render_chat(tokenizer, problem + INSTRUCTION).removesuffix(turn.dropped) + turn.opening, turn.joint
 
 
 def bos(tokenizer):

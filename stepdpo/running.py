@@ -77,8 +77,8 @@ class RunningBatch:
         """
         import torch
         if self.longest and any(len(row.prompt) + row.limit > self.longest for row in rows):
-            raise UserError(f"dynamic rope: what a model of this kind says beyond {self.longest} tokens depends on what "
-                            "it read before; sample no more than these, or behind a server (--base-url)", 2)
+            raise UserError(f"dynamic rope: what a model of this kind says beyond {self.longest} tokens depends on "
+                            "what it read before; sample no more than these, or behind a server (--base-url)", 2)
         prompts = sorted({tuple(row.prompt) for row in rows} - set(self.starts), key=len)
         while prompts:
             n = len(prompts)

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from loss import read_tokens
+from loss import token_readings
 
 
 class FusedHead(torch.nn.Linear):
@@ -29,7 +29,7 @@ class FusedHead(torch.nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.cap = 1.0, None
         self.asked = None   # (slots, targets) of the forward pass that is under way
-        self.answer = None  # (1, N, K) readings, see read_tokens of loss.py
+        self.answer = None  # (1, N, K) readings, see token_readings of loss.py
         self.echo = None    # (1, 1, V) logits to give instead, see learn_logits
 
     def forward(self, hidden):
@@ -42,7 +42,7 @@ class FusedHead(torch.nn.Linear):
         hidden, bias = hidden[0, slots], self.bias
         if self.scale != 1:
             hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
-        readings = read_tokens(hidden, self.weight, targets, bias, self.cap)
+        readings = token_readings(hidden, self.weight, targets, bias, self.cap)
         self.answer = readings[None].clone()  # no view: FSDP hangs a hook on what is returned
         return self.answer
 
@@ -80,7 +80,8 @@ class Scorer(torch.nn.Module):
     def forward(self, placed, as_logits=False):
         """placed: a PlacedTrie. Returns the readings (M, K) at its sequences' targets, in float32.
 
-        Where the head is not fused there is one reading, the log-prob. as_logits: what the model itself returns, (1, slots, V).
+        Where the head is not fused there is one reading, the log-prob. as_logits: what the model itself returns,
+        (1, slots, V).
         """
         forget_lengths(self.ropes)
         how = {}

@@ -11,17 +11,8 @@ INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\
 
 def check_gold(answer):
     """ValueError, with the reason, for what cannot be a gold answer."""
-    if not plain_gold(answer).strip():
+    if not answers.gold_text(answer).strip():
         raise ValueError("which is empty")
-
-
-def plain_gold(answer):
-    """The text of a gold answer: a string, a number, or a list of one of them ([5] and ["5"] are "5")."""
-    if isinstance(answer, list) and len(answer) == 1:
-        answer = answer[0]
-    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
-        raise ValueError("neither a string nor a number nor a list of one")
-    return str(answer)
 
 
 def extract_answer(completion):
@@ -31,7 +22,7 @@ def extract_answer(completion):
 
 def same_answer(prediction, gold, problem=None):
     """Whether a prediction equals a gold answer, or another prediction. `problem` may say what the letters mean."""
-    return answers.same_answer(prediction, plain_gold(gold), problem)
+    return answers.same_answer(prediction, answers.gold_text(gold), problem)
 
 
 def is_right(row, completion):

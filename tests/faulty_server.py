@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--text", type=lambda parts: "".join(part * times for part, times in json.loads(parts)),
                         help="JSON [[part, times], ...]: what every reply says")
     names = {"type": lambda names: names.split(","), "default": []}
-    parser.add_argument("--refuse", **names, help="parameters refused as the OpenAI API does, joined by commas")
+    parser.add_argument("--refuse", **names, help="parameters refused as the OpenAI API does")
     parser.add_argument("--strict", action="store_true", help="422 for what OpenAI has not, as transformers serve does")
     parser.add_argument("--schema", action="store_true", help="the same as FastAPI says it, one name at a time")
     parser.add_argument("--one-of", type=lambda names: set(names.split(",")), help="parameters not taken together")

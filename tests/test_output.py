@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from conftest import ROOT
 
 from stepdpo.command import UserError
 from stepdpo.output import Output
+from stepdpo.rows import format_row
 
 ENDS = {"out": "", "dropped": ".dropped.jsonl", "journal": ".done"}
 
@@ -135,6 +137,10 @@ def test_rows_without_a_journal_are_refused(tmp_path, whole):
         write_files(tmp_path / "rows", {**files, "journal": files["journal"][:cut]})
         with pytest.raises(UserError, match="rows: has rows but no journal"):
             write(tmp_path / "rows", units(20), resume=True)
+        write_files(tmp_path / "dropped", {"dropped": files["dropped"], "journal": files["journal"][:cut]})
+        with pytest.raises(UserError, match="dropped.dropped.jsonl: has rows but no journal"):
+            write(tmp_path / "dropped", units(20), resume=True)
+        assert (tmp_path / "dropped.dropped.jsonl").read_bytes() == files["dropped"]
     write_files(tmp_path / "rows", {"out": b"", "dropped": b"", "journal": files["journal"][:20]})
     assert write(tmp_path / "rows", units(20), resume=True) == tally, "killed while it wrote the head"
 
@@ -155,8 +161,12 @@ def test_output_refuses_what_would_do_damage(tmp_path):
         assert said in done.stderr and bool(done.returncode) == bool(said)
     with pytest.raises(UserError, match="--resume needs --out FILE"):
         Output("stage", resume=True)
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match="no/folder: no such folder; make it"):
         Output("stage", str(tmp_path / "no" / "folder" / "rows"))
+    with pytest.raises(UserError, match="no/folder: no such folder; make it"):
+        Output("stage", str(tmp_path / "new"), str(tmp_path / "no" / "folder" / "rows"))
+    assert sorted(tmp_path.iterdir()) == before, "a failed start leaves nothing"
     kept = Output("stage", dropped=str(tmp_path / "dropped"))  # a pipe's dropped rows have a lock, too
     with pytest.raises(UserError, match="another process is writing it"):
         Output("stage", dropped=str(tmp_path / "dropped"))
@@ -259,3 +269,19 @@ def test_replies_of_an_unfinished_unit_are_not_asked_for_again(tmp_path):
     reply_to("a", "y", True)
     assert len(asked) == 2, "another question under that id"
     assert json.loads((tmp_path / "rows.done").read_text().splitlines()[1])["reply"] == ["text", "stop"]
+
+
+def test_memory_is_flat(tmp_path):
+    """About 100 bytes for each unit that is finished, however long its id and its rows are."""
+    n, path = 20_000, tmp_path / "rows"
+    Output("stage", str(path)).close_files()
+    with open(tmp_path / "rows.done", "ab") as journal:
+        for i in range(n):
+            journal.write(format_row({"unit": f"{i}" * 20, "content": f"{i:016x}", "drop": "why", "answered": True,
+                                      "kept": 0, "out": 0, "dropped": 0}))
+    tracemalloc.start()
+    output = Output("stage", str(path), resume=True)
+    assert all(output.meet(f"{i}" * 20, f"{i:016x}") == "finished" for i in range(n))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / n < 130 and output.units.total() == n

@@ -3,13 +3,19 @@
 The templates have the structure of those of the families that they are named after, in words of this project.
 """
 import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from conftest import make_tokenizer
+from conftest import ROOT, make_tokenizer, served
 
 from stepdpo import prompts
 from stepdpo.prompts import encode, encode_step, encode_steps, end_of_turn, render_chat, render_prompt
 from stepdpo.task import INSTRUCTION, PREFIX
+from stepdpo.tokens import plain_tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>",
            "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]", "<think>", "</think>",
@@ -20,8 +26,9 @@ QWEN3 = ("{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
          "{%- else %}{{- m.content }}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
          "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}")
 LLAMA32 = ("{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
-           "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '1 Jan 2024' %}{%- endif %}"
-           "{%- endif %}{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '\n\n<|eot_id|>' }}"
+           "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '1 Jan 2024' %}"
+           "{%- endif %}{%- endif %}"
+           "{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '\n\n<|eot_id|>' }}"
            "{%- for m in messages %}{{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
            "+ m['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
            "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}")
@@ -123,3 +130,70 @@ def test_one_date_in_a_run(tokenizer, monkeypatch):
 def test_steps_are_encoded_together_as_alone(tokenizer):
     texts = [("Step 1: We add", " We add"), ("Step 1: é", "é"), ("", ""), ("a" * 50, "a")]
     assert encode_steps(tokenizer, texts) == [encode_step(tokenizer, *text) for text in texts]
+
+
+TEXTS = ["What is 2 plus 3?",
+         "Let's think.\n\n Step 1: x\u00b2 + \u65e5\u672c 12345\u2028\r\n", "<|im_end|><s>a</s> ", "",
+         "  \t", "e\u0301 \ud800 \U0001f600 'LL '\u017f"]
+
+
+def qwen2_folder(folder):
+    """A folder as Qwen2's: its own tokenizer class, in a folder of model type qwen2."""
+    from transformers import Qwen2Config, Qwen2Tokenizer
+    base = make_tokenizer(folder / "base", TEXTS[:2] * 5)
+    core = json.loads(base.backend_tokenizer.to_str())["model"]
+    vocabulary = {token: i for token, i in core["vocab"].items() if not token.startswith("<|")}
+    vocabulary = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer = Qwen2Tokenizer(vocabulary, [tuple(merge) for merge in core["merges"]], eos_token="<|im_end|>")
+    tokenizer.chat_template = QWEN3
+    tokenizer.save_pretrained(folder)
+    Qwen2Config().save_pretrained(folder)
+    return folder
+
+
+def same_as_transformers(folder):
+    """Whether there is a plain tokenizer; if so, that it does what transformers' does with all TEXTS."""
+    plain, full = plain_tokenizer(str(folder)), prompts.load_tokenizer(str(folder))
+    if plain is None:
+        return False
+    for text in TEXTS:
+        assert encode(plain, text) == encode(full, text)
+        for prompt in prompts.PROMPTS if full.chat_template else prompts.TEMPLATES:
+            assert render_prompt(plain, text, prompt, PREFIX) == render_prompt(full, text, prompt, PREFIX)
+            assert end_of_turn(plain, prompt) == end_of_turn(full, prompt)
+    assert encode_steps(plain, [("a b", "b")]) == encode_steps(full, [("a b", "b")])
+    names = ("bos_token", "eos_token", "bos_token_id", "eos_token_id", "special_tokens_map", "chat_template")
+    assert all(getattr(plain, name) == getattr(full, name) for name in names)
+    return True
+
+
+def test_plain_tokenizers_are_those_of_transformers(tiny_model, tmp_path):
+    """Where they are not sure to be, there is none."""
+    folders = [Path(tiny_model), qwen2_folder(tmp_path / "qwen2")]
+    folders += [path for path in (ROOT / "demo/policy", ROOT.parent / "smollm2") if path.is_dir()]
+    assert all(same_as_transformers(folder) for folder in folders)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for path in Path(tiny_model).iterdir():
+        if "safetensors" not in path.name:
+            (odd / path.name).write_bytes(path.read_bytes())
+    assert same_as_transformers(odd)
+    config = json.loads((odd / "tokenizer_config.json").read_text())
+    for change in ({"add_prefix_space": True}, {"tokenizer_class": "LlamaTokenizer"}, {"eos_token": "none"},
+                   {"legacy": False}):
+        (odd / "tokenizer_config.json").write_text(json.dumps({**config, **change}))
+        assert plain_tokenizer(str(odd)) is None
+    qwen = json.loads((tmp_path / "qwen2/tokenizer.json").read_text())
+    qwen["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] += "|x"  # not Qwen2's own, and yet read as if it were
+    (tmp_path / "qwen2/tokenizer.json").write_text(json.dumps(qwen))
+    assert plain_tokenizer(str(tmp_path / "qwen2")) is None
+
+
+def test_a_stage_that_asks_a_server_loads_no_torch(faulty, tiny_model, tmp_path):
+    look = ("import runpy, sys\nsys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit: print([n for n in ('torch', 'transformers') if n in sys.modules], file=sys.stderr)")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    done = subprocess.run([sys.executable, "-c", look, ROOT / "collect.py", *served(tiny_model, faulty()), "in.jsonl"],
+                          cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr

@@ -1,6 +1,8 @@
 """Sample from a model in this process. Run alone: pytest tests/test_sampling.py"""
 import asyncio
 import json
+import queue
+import threading
 import time
 from pathlib import Path
 
@@ -149,6 +151,17 @@ def test_a_prompt_is_read_once_for_all_its_samples_and_columns_go(monkeypatch):
     found = sampler.sample_batch(model, prompts, range(14), [20 + i for i in range(14)], lambda ids: False, 1, 1.0, 4)
     assert sorted(read) == [(5, 6), (7,) * 9] and [len(answer) for answer in found] == [20 + i for i in range(14)]
     assert all(width <= longest for width, longest in widths) and max(widths)[0] < 60
+
+
+def test_a_row_is_handed_out_when_it_ends():
+    """While others go on: a kill costs those alone."""
+    rows = [running.Row([5, i], i, limit) for i, limit in enumerate((40, 3, 9, 4))]
+    arrivals = queue.SimpleQueue()
+    for row in rows:
+        arrivals.put(row)
+    batch = running.RunningBatch(tiny("llama"), lambda ids: False, 0, 1.0)
+    ends = [(row.limit, len(rows[0].answer)) for row in running.sample_rows(batch, arrivals, 2, threading.Event())]
+    assert ends == [(3, 3), (9, 11), (4, 14), (40, 40)]
 
 
 @pytest.mark.parametrize("sharp", [0.5, 2, 6])

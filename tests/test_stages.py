@@ -1,16 +1,14 @@
 """evaluate, collect, locate, correct as whole programs. Run alone: pytest tests/test_stages.py"""
-import ast
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
-from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines
+from conftest import PROBLEMS, ROOT, SHARED, needs_shared, served, start, tally, to_lines, wait_for_rows
 
 import evaluate
 from stepdpo.task import PREFIX
@@ -21,21 +19,9 @@ ASK = ["--temperature", "1", "--max-tokens", "60"]
 
 # ------------------------------------------------------------------------------------------- the command line
 
-@pytest.mark.parametrize("script", [*STAGES, "train.py"])
-def test_help_is_whole_and_loads_nothing_heavy(script):
-    look = ("import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "except SystemExit: print([name for name in ('torch', 'transformers', 'openai') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", look, script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--out" in done.stdout and done.stdout.splitlines()[-1] == "[]"
-    for call in ast.walk(ast.parse((ROOT / script).read_text())):
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
-            assert any(keyword.arg == "help" for keyword in call.keywords), ast.unparse(call)
-
-
 BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", [], [PROBLEMS[0]], 2, "no --model"),
-    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "/nowhere: no tokenizer there"),
+    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "--model /nowhere: no such folder"),
     ("evaluate.py", ["--samples", 3], [PROBLEMS[0]], 2, "give --temperature"),
     ("evaluate.py", ["no.jsonl"], [], 1, "no.jsonl: No such file"),
     ("evaluate.py", ["--resume"], [], 2, "--resume needs --out FILE"),
@@ -195,7 +181,8 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
     judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
-    assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
+    assert counts[0] == 20 == counts[1] + counts[2] and (
+        "unparsed" in judged.err or "cut by --judge-max-tokens" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
     located = run("locate.py", "--judge", "equations", rows=wrong_sums)
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)
@@ -234,14 +221,6 @@ def test_hostile_text_is_data(script, run, faulty, tiny_model):
 
 
 # ------------------------------------------------------------------------------------- pipes and interruptions
-
-def wait_for_rows(path, n):
-    for _ in range(6000):
-        if path.exists() and path.read_bytes().count(b"\n") >= n:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"{path} has no {n} rows after two minutes")
-
 
 def wait_for_words(process, words):
     said = ""
