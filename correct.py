@@ -14,7 +14,7 @@ step ("doubts").
 import argparse
 import asyncio
 
-from judges import add_judge_flags, agree, make_judges, run_judged
+from judges import add_judge_flags, agree, judge_settings, make_judges, run_judged
 from stepdpo.command import make_parser, parse_flags, run_main
 from stepdpo.policy import Policy, add_ask_flags, check_ask_flags, sample_seed
 from stepdpo.stage import add_record_flags, open_output
@@ -66,7 +66,7 @@ async def make_pairs(row, policy, samples, max_per_prefix, judges):
                 lacks.add("not verified")
                 doubts.append({"chosen": chosen, "bad_step": verdict.bad_step, "verdict": verdict.words})
                 continue
-            pair["verified"] = verdict.words
+            pair |= {"verified": verdict.words, **judge_settings(judges)}
             if verdict.scores is not None:
                 pair["chosen_step_scores"] = verdict.scores
         pairs.append(pair)

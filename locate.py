@@ -33,7 +33,7 @@ What every judge does with odd answers
 import time
 from collections import Counter
 
-from judges import add_judge_flags, agree, make_judges, run_judged
+from judges import add_judge_flags, agree, judge_settings, make_judges, run_judged
 from stepdpo.command import UserError, inform, make_parser, parse_flags, run_main
 from stepdpo.intervals import harmonic_interval, harmonic_mean, percent, wilson
 from stepdpo.policy import add_ask_flags, check_ask_flags
@@ -76,7 +76,7 @@ async def cut_out_error(row, judges, split=None):
 
 def verdict_fields(verdict, judges):
     """What a judged row says of its judges."""
-    fields = {"judge": ",".join(judges), "verdict": verdict.words}
+    fields = {"judge": ",".join(judges), "verdict": verdict.words, **judge_settings(judges)}
     if verdict.scores is not None:
         fields["step_scores"] = verdict.scores
     return fields
@@ -84,46 +84,78 @@ def verdict_fields(verdict, judges):
 
 def read_label(row, where):
     """(row, parts, label) of a row in ProcessBench's shape, or of ours with a known `bad_step`; label 0 is no error."""
-    if isinstance(row.get("steps"), list) and isinstance(row.get("label"), int):
-        parts = ["", *(f"{step}\n\n" for step in row["steps"])]
-        return {**row, "prompt": row["problem"]}, parts, row["label"] + 1
-    if isinstance(row.get("completion"), str) and "bad_step" in row:
-        return row, split_steps(row["completion"]), row["bad_step"] or 0
-    raise UserError(f"{where}: row {row['id']} has neither ProcessBench's problem, steps and label nor our completion "
-                    "and bad_step")
+    steps, label = row.get("steps"), row.get("label")
+    if isinstance(row.get("problem"), str) and isinstance(steps, list) and isinstance(label, int):
+        row, parts, label = {**row, "prompt": row["problem"]}, ["", *(f"{step}\n\n" for step in steps)], label + 1
+    elif isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str) and "bad_step" in row:
+        parts, label = split_steps(row["completion"]), row["bad_step"] or 0
+    else:
+        raise UserError(f"{where}: row {row['id']} has neither ProcessBench's problem, steps and label nor our prompt, "
+                        "completion and bad_step")
+    if not isinstance(label, int) or not 0 <= label < len(parts) or len(parts) == 1:
+        raise UserError(f"{where}: row {row['id']}: its label names no step of the {len(parts) - 1} that it has")
+    return row, parts, label
 
 
-def report_line(name, hits):
-    """One figure with its interval. hits: whether each of the rows that count was a hit."""
-    rate = sum(hits) / len(hits)
-    return f"{name:17} {percent(rate, wilson(sum(hits), len(hits)))} of {len(hits)}"
+def subset_of(row):
+    """The subset that a row is of: its `dataset`, or in ProcessBench's shape what stands before the number of its id."""
+    return str(row.get("dataset") or ("steps" in row and row["id"].rpartition("-")[0]) or "rows")
 
 
-def report_f1(on_wrong, on_right):
-    """The harmonic mean of two accuracies, with its interval."""
-    f1 = harmonic_mean(sum(on_wrong) / len(on_wrong), sum(on_right) / len(on_right))
-    interval = harmonic_interval((sum(on_wrong), len(on_wrong)), (sum(on_right), len(on_right)))
-    return f"{'F1':17} {percent(f1, interval)}"
+def count_hits(said):
+    """{figure: [whether each row that counts for it was a hit]}. said: (bad_step, label) pairs; label 0 is no error.
+
+    accuracy on wrong: rows with an error of which the judge names that step; on right: rows without one that it
+    passes; precision: named steps that are the labelled one. "Cannot tell" is no hit.
+    """
+    return {"accuracy on wrong": [found == label for found, label in said if label > 0],
+            "accuracy on right": [found == 0 for found, label in said if label == 0],
+            "precision": [found == label for found, label in said if not isinstance(found, str) and found > 0]}
+
+
+def share(hits):
+    """A share of hits with its interval."""
+    return percent(sum(hits) / len(hits), wilson(sum(hits), len(hits)))
+
+
+def f1_of(hits):
+    """ProcessBench's F1 with its interval, as text: the harmonic mean of both accuracies. "" where one has no rows."""
+    wrong, right = hits["accuracy on wrong"], hits["accuracy on right"]
+    if not wrong or not right:
+        return ""
+    f1 = harmonic_mean(sum(wrong) / len(wrong), sum(right) / len(right))
+    return percent(f1, harmonic_interval((sum(wrong), len(wrong)), (sum(right), len(right))))
 
 
 def score_report(said):
-    """Lines: ProcessBench's figures (arXiv 2412.06559) with 95 % intervals. said: (bad_step, label) pairs.
-
-    accuracy on wrong: rows with an error of which the judge names that step; on right: rows without one that it
-    passes; F1: their harmonic mean; precision: named steps that are the labelled one. "Cannot tell" is no hit.
-    """
-    on_wrong = [found == label for found, label in said if label > 0]
-    on_right = [found == 0 for found, label in said if label == 0]
-    named = [found == label for found, label in said if not isinstance(found, str) and found > 0]
-    unsure = Counter(found for found, _ in said if isinstance(found, str))
-    lines = []
-    for name, hits in (("accuracy on wrong", on_wrong), ("accuracy on right", on_right), ("precision", named)):
-        if hits:
-            lines.append(report_line(name, hits))
-    if on_wrong and on_right:
-        lines.append(report_f1(on_wrong, on_right))
+    """Lines: ProcessBench's figures (arXiv 2412.06559) with 95 % intervals. said: (bad_step, label, subset) triples."""
+    subsets = sorted({subset for _, _, subset in said})
+    lines = subset_table(said, subsets) if len(subsets) > 1 else []
+    hits = count_hits([(found, label) for found, label, _ in said])
+    for name, of_name in hits.items():
+        if of_name:
+            lines.append(f"{name:17} {share(of_name)} of {len(of_name)}")
+    if f1_of(hits):
+        lines.append(f"{'F1':17} {f1_of(hits)}")
+    unsure = Counter(found for found, _, _ in said if isinstance(found, str))
     reasons = ", ".join(f"{reason} {n}" for reason, n in unsure.most_common())
     return [*lines, f"{'unsure':17} {reasons or 'never'}"]
+
+
+def subset_table(said, subsets):
+    """Lines: a subset a line, then the mean of their F1, as ProcessBench reports it."""
+    columns = ("accuracy on wrong", "accuracy on right", "F1", "precision")
+    lines, f1s = [f"{'subset':17} " + " ".join(f"{name:22}" for name in columns) + " rows"], []
+    for subset in subsets:
+        pairs = [(found, label) for found, label, of in said if of == subset]
+        hits = count_hits(pairs)
+        cells = {name: share(of_name) if of_name else "" for name, of_name in hits.items()} | {"F1": f1_of(hits)}
+        lines.append(f"{subset:17} " + " ".join(f"{cells[name].strip():22}" for name in columns) + f" {len(pairs)}")
+        if cells["F1"]:
+            f1s.append(harmonic_mean(*(sum(hits[name]) / len(hits[name]) for name in columns[:2])))
+    if len(f1s) == len(subsets):
+        lines.append(f"{'mean F1':17} {100 * sum(f1s) / len(f1s):.1f} %")
+    return [*lines, ""]
 
 
 def score_judges(args, judges):
@@ -140,10 +172,11 @@ def score_judges(args, judges):
         return [row]
 
     def note_verdict(row):
-        said[row["id"]] = row["found"], read_label(row, args.score)[2]
+        said[row["id"]] = row["found"], read_label(row, args.score)[2], subset_of(row)
 
     code = run_judged(open_output("locate.py", args), args.score, (), work, args.concurrency, judges, note_verdict)
-    inform(*score_report([*said.values()]))
+    if said:
+        inform(*score_report([*said.values()]))
     if count:  # rows of an earlier run cost nothing now
         seconds = time.monotonic() - begin
         costs = {"replies": SPENT["replies"], "tokens": SPENT["tokens"], "seconds": seconds}

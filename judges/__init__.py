@@ -38,6 +38,7 @@ OWN_JUDGES = sorted({path.stem for path in HERE.glob("*.py")} - {"__init__", "ve
 
 def add_judge_flags(parser):
     """The flags that decide how a judge judges, for locate.py and correct.py --verify."""
+    parser = parser.add_argument_group("judges")
     parser.add_argument("--judge-url", help="OpenAI-compatible server of the judge (default: the OpenAI variables)")
     parser.add_argument("--judge-max-tokens", type=int, default=16384,
                         help="longest reply of an LLM judge, its reasoning included")
@@ -134,6 +135,12 @@ async def agree(row, parts, judges, whole=True):
             return Verdict("judges disagree", words, scores)
         agreed = bad_step
     return Verdict(agreed, words, scores)
+
+
+def judge_settings(judges):
+    """{judge: what its server did not take of the settings}, as a field of a row; {} where all was taken."""
+    refused = {name: dict(judge.not_taken) for name, judge in judges.items() if getattr(judge, "not_taken", None)}
+    return {"judge_settings": refused} if refused else {}
 
 
 def run_judged(output, path, required, work, width, judges, each=None):

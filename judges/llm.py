@@ -1,5 +1,4 @@
 """The judge that is a language model, behind a server or here."""
-import argparse
 import asyncio
 import json
 import os
@@ -13,6 +12,7 @@ from stepdpo.prompts import load_tokenizer, render_chat
 from stepdpo.reply import Refused, Reply
 from stepdpo.sampler import local_engine
 from stepdpo.server import chat_server
+from stepdpo.settings import parse_extra_body
 from stepdpo.stage import once
 from stepdpo.steps import strip_header
 
@@ -118,7 +118,7 @@ def make_judge(args, policy):
     A reply that cannot be read is asked for again with a reminder, JUDGE_TRIES times in all; one that is cut, or empty
     because reasoning took all of it, CUT_TRIES times. What the server refuses of this row costs the vote.
     """
-    name, extra = args.judge_model, read_object("--judge-extra-body", args.judge_extra_body)
+    name, extra = args.judge_model, parse_extra_body(args.judge_extra_body, "--judge-extra-body")
     if args.judge_max_tokens < 1:
         raise UserError(f"--judge-max-tokens {args.judge_max_tokens}: must be at least 1", 2)
     how = dict(temperature=judge_temperature(args), top_p=args.top_p, max_tokens=args.judge_max_tokens)
@@ -126,13 +126,22 @@ def make_judge(args, policy):
     if local and extra:
         raise UserError("--judge-extra-body goes to a server, and the judge is a folder; give --judge-url", 2)
     tokenizer = load_tokenizer(name) if local else None
-    ask = None
+    ask, not_taken = None, {}  # not_taken: what of the settings the server did not take
 
     def open_judge():
         if local:
             return local_engine(name, tokenizer, (), args.batch_size, args.device, how)
-        limits = argparse.Namespace(**{**vars(args), "extra_body": extra})
-        return chat_server(args.judge_url, name, limits, how, key="JUDGE_API_KEY")
+        return chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY", extra_body=extra)
+
+    async def ask_once(text, seed):
+        """The Reply, asked for once even if the run is killed; with it the journal keeps what was not taken."""
+        async def ask_now():
+            reply = await ask(text, seed)
+            return [*reply, {} if local else ask.settings.record()]
+
+        text, finish_reason, record = await once(seed, ask_now)
+        not_taken.update(record)
+        return Reply(text, finish_reason)
 
     async def vote(row, text, n_steps, j):
         cut = 0
@@ -141,7 +150,7 @@ def make_judge(args, policy):
             asked = render_chat(tokenizer, asked) if local else asked
             seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
             try:
-                reply = Reply(*await once(seed, lambda: ask(asked, seed)))
+                reply = await ask_once(asked, seed)
             except Refused as error:  # costs this vote, not the others
                 return Verdict(error.args[0], "".join(error.args[1:]))
             if reply.finish_reason == "length":
@@ -165,15 +174,7 @@ def make_judge(args, policy):
         winner, n = Counter(vote.bad_step for vote in votes).most_common(1)[0]
         majority = 2 * n > args.votes
         return Verdict(winner if majority else "no majority", [vote.words for vote in votes])
+
+    judge.not_taken = not_taken
     return judge
 
-
-def read_object(flag, text):
-    """The JSON object that a flag holds, {} where it is not given. UserError for anything else."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"""{flag} {text[:80]!r}: not a JSON object, as is '{{"reasoning_effort": "low"}}'""", 2)
-    return value

@@ -27,6 +27,10 @@ FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: its data may not be shipped")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "all_models: every family of tests/architectures.py, not the sample alone")
+
+
 def start(script, *flags, env=None, **how):
     """subprocess.Popen(script), except that the child is a fork of this process and runs the script in it.
 

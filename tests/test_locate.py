@@ -8,6 +8,8 @@ import random
 import re
 import select
 import signal
+import socket
+import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -24,6 +26,7 @@ from locate import cut_out_error
 from stepdpo.arithmetic import find_equations, is_false
 from stepdpo.command import UserError
 from stepdpo.reply import Refused, Reply
+from stepdpo.settings import Settings
 from stepdpo.steps import split_steps
 from stepdpo.task import PREFIX
 
@@ -91,12 +94,15 @@ FLAGS = dict(temperature=None, top_p=0.95, max_tokens=64, votes=1, neutral_is_er
              concurrency=4, timeout=5, batch_size=8, device=None, judge_max_tokens=99, judge_extra_body=None)
 
 
+WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
+
+
 def asked(monkeypatch, replies, steps=3, **flags):
     """(verdict of an LLM judge whose server says `replies` one after another, what it was asked, its settings)"""
     said, seen, settings, replies = [], set(), [], iter(replies)
 
-    def chat_server(url, name, limits, how, key):
-        settings.append({**how, "extra_body": limits.extra_body})
+    def chat_server(url, name, limits, how, key, extra_body):
+        settings.append({**how, "extra_body": extra_body})
 
         async def ask(text, seed):
             assert (text, seed) not in seen, "nothing is asked twice"
@@ -106,6 +112,7 @@ def asked(monkeypatch, replies, steps=3, **flags):
             if isinstance(reply, Exception):
                 raise reply
             return reply if isinstance(reply, Reply) else Reply(reply, "stop")
+        ask.settings = Settings("there", {}, {})
         return ask
     monkeypatch.setattr(llm, "chat_server", chat_server)
     judge = llm.make_judge(argparse.Namespace(**{**FLAGS, "judge_model": "served", **flags}), None)
@@ -144,9 +151,54 @@ def test_what_else_goes_into_a_request(monkeypatch):
     extra = '{"reasoning_effort": "low"}'
     assert asked(monkeypatch, [labels(2)], judge_extra_body=extra)[2]["extra_body"] == {"reasoning_effort": "low"}
     for wrong in ("[1]", "{", "low", "[" * 100_000):
-        with pytest.raises(UserError, match="--judge-extra-body .*: not a JSON object") as error:
+        with pytest.raises(UserError, match="--judge-extra-body .*: not (a )?JSON") as error:
             asked(monkeypatch, [], judge_extra_body=wrong)
         assert error.value.code == 2 and "\n" not in str(error.value)
+
+
+@needs_shared
+@pytest.mark.parametrize("mode, refused", [
+    ("o3", {"left_out": ["temperature", "top_p"], "said_as": {"max_tokens": "max_completion_tokens"}}),
+    ("noseed", {"left_out": ["seed"]}), ("onlyone", {"left_out": ["top_p"]}), ("plain", None), ("null", None)])
+def test_servers_that_take_less(mode, refused, run, tmp_path):
+    """What they do not take is left out, said once, and written into the row; a null reply is a cut one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, SHARED.parent / "cases/picky_server.py", str(port), mode])
+    try:
+        wait_for(port)
+        done = run("locate.py", "--judge", "J", "--judge-url", f"http://127.0.0.1:{port}/v1", "--out", "out.jsonl",
+                   rows=[{**WRONG, "id": str(i)} for i in range(20)])
+    finally:
+        server.kill()
+        server.wait()
+    rows = [*map(json.loads, open(tmp_path / "out.jsonl"))]
+    if mode == "null":
+        assert "0 kept, 20 dropped (judge cut by --judge-max-tokens 20)" in done.err and not rows
+    else:
+        assert len(rows) == 20 and {row["bad_step"] for row in rows} == {1}
+        assert rows[-1].get("judge_settings") == (refused and {"J": refused})
+        assert done.err.count("left out from now on") == len((refused or {}).get("left_out", ()))
+
+
+def wait_for(port):
+    """Until a server answers there."""
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("no server")
+
+
+def test_a_refusal_of_settings_ends_the_run_and_marks_nothing_done(faulty, run, tmp_path):
+    url = faulty("--rate", 1, "--faults", "422")
+    flags = ["--judge", "J", "--judge-url", url, "--out", "out.jsonl"]
+    for more in ([], ["--resume"]):
+        done = run("locate.py", *flags, *more, rows=[WRONG], code=1)
+        assert "refuses what it is asked, whatever the row" in done.err and "0 dropped" in done.err
 
 
 VOTES = [([2, 2, 3], 2), ([0, 0, 2], 0), ([2, 3, 2, 3], "no majority"), ([2, 3, 1], "no majority"),
@@ -689,7 +741,6 @@ def make_judge(args, policy):
         return Verdict(args.votes, {"policy": policy, "model": args.judge_model}, [0.5] * (len(parts) - 1))
     return judge
 """
-WRONG = {"id": "a", "prompt": "p", "answer": "7", "completion": "Step 1: a\nStep 2: b\nThe answer is: 9"}
 
 
 def test_a_judge_is_a_file(run, tmp_path):
@@ -827,18 +878,20 @@ def test_a_resumed_score_is_of_all_rows_and_its_cost_of_those_asked_now(run, tmp
     (tmp_path / "bench.jsonl").write_text(lines)
     whole = run("locate.py", *flags).err
     journal = (tmp_path / "o.jsonl.done").read_bytes().splitlines(keepends=True)
-    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))
-    resumed = run("locate.py", *flags, "--resume").err
+    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))  # as if it had been killed after two rows
+    os.truncate(tmp_path / "o.jsonl", json.loads(journal[2])["out"])
+    resumed = run("locate.py", *flags, "--resume").err.splitlines()
     figures = [line for line in whole.splitlines() if "per 1,000" not in line]
-    assert [line for line in resumed.splitlines() if "per 1,000" not in line] == figures and "per 1,000" in resumed
-    again = run("locate.py", *flags, "--resume").err
-    assert [line for line in again.splitlines()] == figures  # nobody was asked
+    assert resumed[0] == "locate.py: 2 rows are of an earlier run" and "per 1,000" in resumed[-1]
+    assert resumed[1:-1] == figures
+    again = run("locate.py", *flags, "--resume").err.splitlines()
+    assert again == ["locate.py: 6 rows are of an earlier run", *figures]  # nobody was asked
 
 
 def test_a_refused_row_counts_as_missed(faulty, run):
-    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "422"), "--score", "-",
-               rows=BENCH)
-    assert "accuracy on wrong   0.0 %" in done.err and "unsure            refused by the server 6" in done.err
+    done = run("locate.py", "--judge", "served", "--judge-url", faulty("--rate", 1, "--faults", "filter"), "--score",
+               "-", rows=BENCH)
+    assert "accuracy on wrong   0.0 %" in done.err and "unsure            content filter 6" in done.err
 
 
 def test_the_cost_counts_replies_and_tokens(run, taught_model):

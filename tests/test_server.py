@@ -89,8 +89,11 @@ def test_refused_settings_end_the_run_and_cost_nothing(run, faulty, tiny_model, 
         done = run(script, *flags, "--concurrency", 8, "--out", script, rows=rows, code=1)
         assert "refuses what it is asked, whatever the row: " in done.err and "fault with this" in done.err
         assert f"{script}: 0 in, 0 kept, 0 dropped" in done.err and len(done.err.splitlines()) == 2
-        assert list(tmp_path.iterdir()) == []
+        assert not list(tmp_path.glob(f"{script}*")), "nothing is left that --resume would take for done"
         assert sum(json.load(urllib.request.urlopen(url)).values()) < 60
+    done = run("collect.py", *served(tiny_model, faulty()), "--keep", "all", "--out", "collect.py", "--resume",
+               rows=PROBLEMS)
+    assert tally(done, "collect.py") == (72, 72, 0)
 
 
 NEUTRAL = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
