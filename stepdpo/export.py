@@ -2,7 +2,7 @@
 
     export(model, folder, out)                               # every process takes part
 
-Names, shapes and types of the weights are those of the files that the model came from; its tokenizer is copied.
+Names and shapes of the weights are those of the files that the model came from; its tokenizer is copied.
 A safetensors file is its header's length (8 bytes), a header of JSON that says where each tensor lies, and the
 tensors' bytes; so it can be laid out first and written layer by layer, and no process ever holds the model.
 """
@@ -83,24 +83,28 @@ class Place:
 def lay_out_files(model, folder, config):
     """({name of a tensor: Place}, names of the files).
 
-    A tensor has the type that it has in the files of `folder`, else the configuration's.
+    A tensor has the configuration's type, or the one that it has in the files of `folder` where that is wider.
     """
     import torch
+
+    def shape_of(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
     types, sources = torch_types(), open_weights(weight_files(folder, config))
     places, total = {}, 0
-    for name, tensor in file_tensors(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")):
-        dtype = tensor.dtype
+    for name, tensor in file_tensors(model, shape_of):
+        dtype = config.dtype if tensor.is_floating_point() else tensor.dtype
         if name in sources:
-            dtype = types[sources[name].get_slice(name).get_dtype()]
-        elif tensor.is_floating_point():
-            dtype = config.dtype
+            before = types.get(sources[name].get_slice(name).get_dtype(), dtype)
+            dtype = before if before.itemsize > dtype.itemsize else dtype
         places[name] = Place(total // FILE_BYTES, dtype, tuple(tensor.shape))
         total += places[name].size
     count = 1 + max(place.file for place in places.values())
     for file in range(count):
-        end = 0
         # readers want a tensor to begin at a multiple of its numbers' size, so the widest come first
-        for place in sorted((place for place in places.values() if place.file == file), key=lambda p: -p.dtype.itemsize):
+        inside = [place for place in places.values() if place.file == file]
+        end = 0
+        for place in sorted(inside, key=lambda place: -place.dtype.itemsize):
             place.start, end = end, end + place.size
     if count == 1:
         return places, ["model.safetensors"]

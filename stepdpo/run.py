@@ -117,11 +117,11 @@ def own_folder(out: str):
         os.makedirs(out, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
-    lock = open_locked(dropped, empty=False)
+    lock, new = open_locked(dropped, empty=False)
     try:
         yield
     finally:
-        if not os.path.exists(os.path.join(out, "run.json")) and not os.fstat(lock).st_size:
+        if new and not os.path.exists(os.path.join(out, "run.json")) and not os.fstat(lock).st_size:
             os.remove(dropped)
             if not os.listdir(out):
                 os.rmdir(out)

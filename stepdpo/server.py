@@ -6,7 +6,7 @@ import asyncio
 
 from stepdpo.command import UserError
 from stepdpo.connection import connect
-from stepdpo.prompts import encodable, encode
+from stepdpo.prompts import bos, encodable, encode
 from stepdpo.reply import FILTERED, REFUSED, TOO_LONG, Refused, Reply, trim
 from stepdpo.settings import CONTEXT, PROMPT_TOKENS, Refusal, Settings
 
@@ -21,7 +21,7 @@ def completion_server(base_url, model, tokenizer, stop, limits, how, end=()):
     The text already holds the beginning-of-sequence token. So token ids are sent where the server takes them, else
     the text with add_special_tokens off, else (a server that knows neither) the text less that token.
     """
-    start = tokenizer.bos_token or ""
+    start = bos(tokenizer)  # what the server's tokenizer puts there itself, not what merely has the name
     # ids in the extra body, for the client looks at each id of its own `prompt`: 18 ms for 500 of them
     forms = [lambda text, ids: {"prompt": ids},
              lambda text, ids: {"prompt": encodable(text), "add_special_tokens": False},

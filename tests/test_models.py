@@ -195,6 +195,7 @@ def test_weights_are_those_of_from_pretrained(mixture, tmp_path, mesh):
 def test_types_and_scalars_stay_as_they_are_in_the_files(tmp_path, mesh):
     """bfloat16 with some float32 among it, a scalar, several files: the same bytes under the same names."""
     make_stock(tmp_path / "in", "apertus")
+    change_config(tmp_path / "in", dtype="bfloat16")
     path = tmp_path / "in" / "model.safetensors"
     tensors = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in load_file(path).items()}
     assert any(tensor.ndim == 0 for tensor in tensors.values())

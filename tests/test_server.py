@@ -2,6 +2,7 @@
 import json
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import PROBLEMS, served, tally
@@ -127,6 +128,26 @@ def test_parameters_are_negotiated(run, faulty, tiny_model, flags):
     assert len(said) == (2 if "," in flags and "one-of" not in flags or "schema" in flags else 1 if flags else 0)
     if "generation_config" in flags:
         assert "generation_config.json sets them there, they apply and cannot be neutralised" in done.err
+
+
+def test_a_prompt_as_text_is_whole(run, faulty, tiny_model, tmp_path):
+    """Less the token that the server's tokenizer puts before every text, and no other, whatever bos_token says."""
+    for path in Path(tiny_model).iterdir():
+        if "safetensors" not in path.name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": "<|user|>"}))
+    core = json.loads((tmp_path / "tokenizer.json").read_text())
+    url = faulty("--strict", "--no-ids")
+    run("collect.py", *served(tmp_path, url), rows=PROBLEMS[:1])
+    assert asked(url)[-1]["prompt"].startswith("<|user|>What is 2")
+    number = next(token["id"] for token in core["added_tokens"] if token["content"] == "<|user|>")
+    core["post_processor"] = {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<|user|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [number], "tokens": ["<|user|>"]}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core))
+    run("collect.py", *served(tmp_path, url), rows=PROBLEMS[:1])
+    assert asked(url)[-1]["prompt"].startswith("What is 2")
 
 
 def test_a_judge_of_today_is_asked_as_it_takes_it(run, faulty):
