@@ -144,10 +144,10 @@ def chosen_tokens(batch: Batch) -> Tensor:
 
 class Objective(NamedTuple):
     """An objective, and what it needs."""
-    function: Callable              # (batch, **flags) to (a loss a row (R,), {name of a metric: a value a row (R,)})
-    flags: tuple[str, ...] = ()     # names of train.py's flags that it takes
-    reference: bool = True          # whether it wants the reference's log-probs
-    size: Callable = one_each       # batch to (R,): a global batch's loss is Σ weight·loss / Σ weight·size
+    function: Callable           # (batch, **flags) to (a loss a row (R,), {name of a metric: a value a row (R,)})
+    flags: tuple[str, ...] = ()  # names of train.py's flags that it takes
+    reference: bool = True       # whether it wants the reference's log-probs
+    size: Callable = one_each    # batch to (R,): a global batch's loss is Σ row_weight·loss / Σ row_weight·size
 
 
 OBJECTIVES = {  # the names that --loss takes
@@ -160,7 +160,7 @@ OBJECTIVES = {  # the names that --loss takes
 
 # ------------------------------------------------------------------------------------- readings of tokens
 
-def read_tokens(hidden, weight, targets, bias=None, softcap=None):
+def token_readings(hidden, weight, targets, bias=None, softcap=None):
     """(N, K) what is read off the model at each scored token, a column a reading. Here it is the log-prob alone.
 
     Arguments: of `token_logps`. To watch something else of a token, add a column here, a field to Batch, and to
@@ -172,7 +172,7 @@ def read_tokens(hidden, weight, targets, bias=None, softcap=None):
 
 
 def with_readings(batch: Batch, readings: Tensor) -> Batch:
-    """The Batch with the columns of `read_tokens`, (N, K), in its fields."""
+    """The Batch with the columns of `token_readings`, (N, K), in its fields."""
     return batch._replace(policy=readings[:, 0])
 
 
@@ -188,6 +188,12 @@ def token_logps(hidden, weight, targets, bias=None, softcap=None):
 class TokenLogps(torch.autograd.Function):
     """Walks the vocabulary in blocks: a running logsumexp forward; the logits once more backward.
 
+        vocabulary           0 1 2 | 3 4 5 | 6 7         three blocks of the weight's rows
+        targets              1, 4, 4                     of N = 3 positions
+        after each block     lse     log Σ exp of the logits so far, (N,)
+                             picked  the target's logit, once its block was seen, (N,)
+        log-probs            picked − lse
+
     Blocks of the vocabulary, not of positions, so that each row of the weight's gradient is written once.
     """
 
@@ -199,7 +205,7 @@ class TokenLogps(torch.autograd.Function):
         for rows in blocks(hidden, weight):
             logits, _ = block_logits(hidden, weight, bias, softcap, rows)
             lse = torch.logaddexp(lse, logits.logsumexp(-1))
-            local, inside = locate(targets, rows)
+            local, inside = find_in_block(targets, rows)
             picked += logits.gather(1, local).squeeze(1) * inside
         ctx.save_for_backward(hidden, weight, targets, bias, lse)
         ctx.softcap = softcap
@@ -216,7 +222,7 @@ class TokenLogps(torch.autograd.Function):
         for rows in blocks(hidden, weight):
             logits, slope = block_logits(hidden, weight, bias, ctx.softcap, rows)
             d_logits = logits.sub_(lse[:, None]).exp_().mul_(-grad[:, None])  # −softmax · grad
-            local, inside = locate(targets, rows)
+            local, inside = find_in_block(targets, rows)
             d_logits.scatter_add_(1, local, (grad * inside)[:, None])         # + onehot · grad
             if slope is not None:
                 d_logits *= slope
@@ -247,7 +253,7 @@ def block_logits(hidden, weight, bias, softcap, rows):
     return softcap * tanh, 1 - tanh ** 2
 
 
-def locate(targets, rows):
+def find_in_block(targets, rows):
     """Where each target lies in a block, (N, 1), and whether it does, (N,)."""
     inside = (targets >= rows.start) & (targets < rows.stop)
     return torch.where(inside, targets - rows.start, 0)[:, None], inside

@@ -19,37 +19,20 @@ import functools
 import math
 import os
 
+from stepdpo import checkpoint
 from stepdpo.batches import epoch_batches, split_batch
-from stepdpo.checkpoint import (
-    announce_saves,
-    check_run,
-    checkpoints,
-    disk_errors,
-    load_checkpoint,
-    model_fingerprint,
-    prepare_out,
-    rows_fingerprint,
-    run_settings,
-    save_checkpoint,
-    trained,
-    write_run,
-)
+from stepdpo.checkpoint import trained_parameters
 from stepdpo.command import UserError, make_parser, parse_flags, run_main
-from stepdpo.examples import (
-    Text,
-    count_tokens,
-    load_examples,
-    scored_sequences,
-    text_field,
-)
-from stepdpo.export import export
+from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
+from stepdpo.export import check_finite, export
 from stepdpo.folder import find_model, load_config
-from stepdpo.metrics import add_metrics, mean_metrics, open_log
+from stepdpo.metrics import add_metrics, describe_end, mean_metrics, open_log
 from stepdpo.plan import print_plan
 from stepdpo.processes import first_process, processes, say
-from stepdpo.prompts import PROMPTS, load_tokenizer
+from stepdpo.prompts import PROMPTS, end_of_turn, load_tokenizer
 from stepdpo.reference import add_references
 from stepdpo.rows import format_row
+from stepdpo.run import agree_on_date, check_out, check_run, own_folder, run_settings, write_run
 from stepdpo.shard import load_model, no_gradients
 from stepdpo.signals import signals
 from stepdpo.trie import sequence_readings
@@ -66,7 +49,7 @@ NOT_FINITE = (f"{{out}}: loss or gradient of {PATIENCE} steps in a row is not fi
 
 # ------------------------------------------------------------------------------------------------- rows
 
-def row_texts(row, objective, eos=False):
+def row_texts(row: dict, objective: str, eos: bool = False) -> list[Text] | str:
     """What of a row is scored: a list of Texts, or the reason why the row is dropped. ValueError for a row that is bad.
 
     A row may have any number of Texts, on one side or on both. A step gets no EOS, as in the paper; with `eos`, one
@@ -89,9 +72,10 @@ def row_texts(row, objective, eos=False):
 def read_pairs(args, folder):
     """(pairs, held-out pairs), less what is dropped, which goes to OUT/dropped.jsonl with the reason."""
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    if (args.eos or args.objective != "step-dpo") and tokenizer.eos_token_id is None:
+    if (args.eos or args.objective != "step-dpo") and not end_of_turn(tokenizer, args.prompt):
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, with which "
                         f"--objective {args.objective} ends an answer; set eos_token in tokenizer_config.json", 2)
+    config = config.get_text_config()
     limit = min(args.max_length or math.inf, getattr(config, "max_position_embeddings", None) or math.inf)
     texts = functools.partial(row_texts, objective=args.objective, eos=args.eos)
     how = (REQUIRED[args.objective], texts, tokenizer, args.prompt, limit, config.vocab_size)
@@ -137,27 +121,28 @@ def shard_model(model, mesh, offload):
     fully_shard(model, **how)  # weights that two modules share must lie in one group, the root's
 
 
-def make_optimizers(model, rate, weight_decay):
+def make_optimizers(model, rate: float, weight_decay: float) -> list:
     """Hook: a list of torch.optim optimizers over the model's shards. Here: AdamW; biases and norms do not decay.
 
     Any class will do, and several. The schedule moves the rate of each group between 0 and the one it has here. States
     are made by the first step and kept in checkpoints, whatever their names are.
     """
     import torch
-    matrices = [p for p in trained(model).values() if p.ndim > 1]
-    others = [p for p in trained(model).values() if p.ndim <= 1]
+    matrices = [p for p in trained_parameters(model).values() if p.ndim > 1]
+    others = [p for p in trained_parameters(model).values() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=rate, fused=True)]
 
 
-def export_model(model, folder, out):
+def export_model(model, folder, out, prompt):
     """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`."""
-    export(model, folder, out)
+    check_finite(model, out)
+    export(model, folder, out, end_of_turn(load_tokenizer(folder), prompt)[-1:])
 
 
 # ------------------------------------------------------------------------------------------------- loop
 
-def make_batch(examples, device):
+def make_batch(examples: list[Example], device):
     """The Batch of loss.py for some examples, on a device, but for the policy's log-probs, which are yet to come."""
     import torch
 
@@ -176,7 +161,7 @@ def make_batch(examples, device):
         row_weight=torch.tensor([example.weight for example in examples], device=device))
 
 
-def run_batch(model, batch, objective, flags, budget, mesh):
+def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, mesh) -> tuple[dict, int]:
     """({metric: mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
 
     objective: of loss.py's table, called with these flags. The loss is Σ weight·loss / Σ weight·size over the rows of
@@ -190,7 +175,7 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     whole = make_batch(batch, device)
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
     dummy = batch[0]._replace(weight=0.0)
-    my_micros = split_batch(batch, budget, world)[mesh.get_rank()::world]
+    my_micros = split_batch(batch, budget, world, model.by_trie)[mesh.get_rank()::world]
     total, slots, sums = 0.0, 0, {}
     for micro in my_micros:
         # a process without data takes part all the same in gathering weights and reducing gradients
@@ -207,7 +192,7 @@ def run_batch(model, batch, objective, flags, budget, mesh):
     return mean_metrics(total, slots, sums)
 
 
-def rate_share(step, steps, schedule, warmup):
+def rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
     """The share of the peak rate at step 0 … steps − 1: linear warm-up, then the schedule, towards 0."""
     warm = math.ceil(warmup * steps)
     if step < warm:
@@ -223,7 +208,7 @@ def take_step(run, batch, model, optimizers, share, clip, progress):
     """
     import torch
     means, slots = run(batch)
-    norm = torch.nn.utils.clip_grad_norm_(trained(model).values(), clip or math.inf).full_tensor().item()
+    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), clip or math.inf).full_tensor().item()
     finite = math.isfinite(means["loss"]) and math.isfinite(norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -253,10 +238,8 @@ def start_or_resume(args, model):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    progress, last = dict(step=0, num_tokens=0, computed_tokens=0, skipped=0), checkpoints(args.out)[-1:]
-    if args.resume and last:
-        progress = load_checkpoint(last[0], model, optimizers)
-    return optimizers, progress
+    before = checkpoint.load_last_checkpoint(args.out, model, optimizers) if args.resume else None
+    return optimizers, before or dict(step=0, num_tokens=0, computed_tokens=0, skipped=0)
 
 
 def fit(args, run, model, pairs, held_out, mesh):
@@ -269,7 +252,7 @@ def fit(args, run, model, pairs, held_out, mesh):
     optimizers, progress = start_or_resume(args, model)
     done, in_a_row, per_epoch = progress["step"], 0, math.ceil(len(pairs) / args.batch_size)
     steps = args.max_steps or args.epochs * per_epoch
-    announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
+    checkpoint.announce_saves(args.out, model, (steps - done) // args.save_every if args.save_every else 0)
     log = open_log(args.out, done)
     if not done:
         measure(run, model, held_out, log, 0, per_epoch)
@@ -291,7 +274,7 @@ def fit(args, run, model, pairs, held_out, mesh):
                     measure(run, model, held_out, log, step, per_epoch)
                 stop = asked()
                 if stop or args.save_every and step % args.save_every == 0:
-                    save_checkpoint(args.out, model, optimizers, progress)
+                    checkpoint.save_checkpoint(args.out, model, optimizers, progress)
                 if stop:
                     say(f"{args.out}: saved after step {step}; go on with --resume")
                     return stop
@@ -353,7 +336,7 @@ def parse_args(argv):
     args.loss = args.loss or ("sft" if args.objective == "sft" else "sigmoid")
     check_objective(args, parser.get_default)
     if not args.plan:
-        prepare_out(args.out, args.resume, [args.model, args.reference])
+        check_out(args.out, args.resume, [args.model, args.reference])
     return args
 
 
@@ -389,35 +372,36 @@ def check_objective(args, default):
 
 def main(argv=None):
     args = parse_args(argv)
-    folder = find_model(args.model)
+    from loss import OBJECTIVES
     if args.plan:
+        folder = find_model(args.model)
         return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
-    with processes(args.device) as mesh:
-        from loss import OBJECTIVES
-        objective = OBJECTIVES[args.loss]
-        flags = {name: getattr(args, name) for name in objective.flags}
+    with processes(args.device) as mesh, own_folder(args.out):
+        folder = find_model(args.model)
+        agree_on_date(args.out)
         pairs, held_out = read_pairs(args, folder)
-        other = find_model(args.reference) if args.reference else folder
-        settings = run_settings(vars(args), mesh.device_type, model=model_fingerprint(folder),
-                                reference=model_fingerprint(other), pairs=rows_fingerprint(pairs),
-                                eval_pairs=rows_fingerprint(held_out))
+        other = find_model(args.reference, "--reference") if args.reference else folder
+        settings = run_settings(vars(args), mesh.device_type, {"model": folder, "reference": other},
+                                {"pairs": pairs, "eval_pairs": held_out})
         if args.resume and check_run(args.out, settings):
             return say(f"{args.out}: was finished before")
         load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
         model = load(folder, prepare=prepare_model)
-        with disk_errors(args.out):
+        with checkpoint.disk_errors(args.out):
             write_run(args.out, settings)
+            objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch
             if objective.reference:
-                pairs, held_out = add_references(
-                    os.path.join(args.out, "reference.safetensors"), pairs, held_out,
-                    lambda: load(other) if args.reference else model, args.tokens_per_micro_batch, mesh)
-            run = functools.partial(run_batch, model, objective=objective, flags=flags,
-                                    budget=args.tokens_per_micro_batch, mesh=mesh)
+                def load_reference():
+                    return load(other) if args.reference else model
+                pairs, held_out = add_references(args.out, pairs, held_out, load_reference, budget, mesh)
+            flags = {name: getattr(args, name) for name in objective.flags}
+            run = functools.partial(run_batch, model, objective=objective, flags=flags, budget=budget, mesh=mesh)
             stop = fit(args, run, model, pairs, held_out, mesh)
             if not stop:
-                export_model(model, folder, args.out)
+                export_model(model, folder, args.out, args.prompt)
                 write_run(args.out, settings, finished=True)
+                say(f"{args.out}: the model is there; {describe_end(args.out)}")
         return 128 + stop if stop else 0
 
 

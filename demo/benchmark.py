@@ -185,11 +185,11 @@ def floor(config, tokens, targets, kind):
             torch.mm(g, w, out=into[1])
             torch.mm(g.T, x, out=into[2])
         run()
-        total += n * rows / part * min(clock(run, kind)[0] for _ in range(2))
+        total += n * rows / part * min(seconds_of(run, kind)[0] for _ in range(2))
     return total
 
 
-def clock(work, kind):
+def seconds_of(work, kind):
     """(seconds that `work()` took, its result)."""
     import torch
     if kind == "cuda":
@@ -225,7 +225,7 @@ def peak(contender, kind, at_once=True):
     return resident("VmHWM") - before - gradients
 
 
-def compare(shape, pairs, budget, rounds, usual, mesh, work):
+def measure_all(shape, pairs, budget, rounds, usual, mesh, work):
     """{name: seconds}, {name: bytes}, (distinct tokens of the trie, of pairs, of separate rows)."""
     import torch
     from transformers import AutoConfig
@@ -245,7 +245,7 @@ def compare(shape, pairs, budget, rounds, usual, mesh, work):
     config, seconds = AutoConfig.from_pretrained(folder), {}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            seconds.setdefault(name, []).append(clock(contender.step, kind)[0])
+            seconds.setdefault(name, []).append(seconds_of(contender.step, kind)[0])
         seconds.setdefault("floor of the trie", []).append(floor(config, tokens[0], len(trie.reads), kind))
         seconds.setdefault("floor of pairs", []).append(floor(config, tokens[1], targets, kind))
     if usual:
@@ -254,12 +254,12 @@ def compare(shape, pairs, budget, rounds, usual, mesh, work):
         for p in slow.model.parameters():
             p.grad = torch.zeros_like(p)
         finish(slow.optimizer)  # makes the moments
-        seconds["TRL as it comes"] = [clock(slow.step, kind)[0]]
+        seconds["TRL as it comes"] = [seconds_of(slow.step, kind)[0]]
         memory["TRL as it comes"] = peak(slow, kind, at_once=False)
     return {name: min(times) for name, times in seconds.items()}, memory, tokens
 
 
-def report(name, per_prefix, pairs, seconds, memory, tokens, shape, kind):
+def print_table(name, per_prefix, pairs, seconds, memory, tokens, shape, kind):
     least = seconds["floor of the trie"]
     print(f"\n**{name}, {len(pairs)} pairs, {per_prefix} a prefix**: {tokens[0]:,} distinct tokens in the trie, "
           f"{tokens[1]:,} in pairs, {tokens[2]:,} in separate rows\n")
@@ -304,8 +304,9 @@ def main(argv=None):
             for per_prefix in (1, 4):
                 pairs = draw_pairs(args.pairs, per_prefix, shape["vocab_size"])
                 with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(sys.stderr):
-                    found = compare(shape, pairs, args.tokens_per_micro_batch, args.rounds, not args.quick, mesh, work)
-                report(name, per_prefix, pairs, *found, shape, kind)
+                    found = measure_all(shape, pairs, args.tokens_per_micro_batch, args.rounds, not args.quick, mesh,
+                                        work)
+                print_table(name, per_prefix, pairs, *found, shape, kind)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ in:  a name in SETS, or a file of JSON lines (or a folder of JSON files) in the 
 out: {"id", "dataset", "prompt", "answer", "solution"[, "level", "subject"]}
 """
 import argparse
-import json
 import os
 import sys
 from pathlib import Path

@@ -1,5 +1,4 @@
 """What demo/reproduce.py found, as Markdown and a figure. Run it with: python -m demo.reproduce --report"""
-import math
 import sys
 
 from demo.cells import best, cell, grid, system_cell, variant_cell
@@ -8,6 +7,7 @@ from demo.lab import Missing
 from demo.scales import chosen_scale, scale_scores
 from demo.studies import MAIN, METRICS, WORLDS
 from demo.world import chosen_is_right, first_wrong_step
+from stepdpo.intervals import paired_interval
 
 
 def tried(make, *args):
@@ -25,16 +25,20 @@ def finished(lab, make, *args):
 
 
 def outcome_means(cells, metric):
-    """Each problem's mean over the training runs, (problems,)."""
-    import numpy as np
-    return np.mean([[int(bit) for bit in result[metric]] for result in cells], axis=0)
+    """Each problem's mean over the training runs, a list of shares."""
+    return [sum(int(bit) for bit in bits) / len(cells) for bits in zip(*(result[metric] for result in cells))]
 
 
-def paired(ours, theirs):
-    """'+1.5 [0.8, 2.2]': the mean difference over problems in points, with its 95 % interval."""
-    difference = 100 * (ours - theirs)
-    half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference))
-    return f"{difference.mean():+.1f} [{difference.mean() - half:+.1f}, {difference.mean() + half:+.1f}]"
+def mean_percent(cells, metric):
+    shares = outcome_means(cells, metric)
+    return f"{100 * sum(shares) / len(shares):.1f}"
+
+
+def paired(ours, theirs, metric):
+    """'+1.5 [0.8, 2.2]': the mean difference of two systems' cells in points, with its interval over problems."""
+    differences = [a - b for a, b in zip(outcome_means(ours, metric), outcome_means(theirs, metric))]
+    low, high = paired_interval(differences)
+    return f"{100 * sum(differences) / len(differences):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def table_row(*cells):
@@ -71,10 +75,9 @@ def main_table(lab, world):
 def system_row(lab, name, cells, base, ours):
     """A line of main_table. base: the cell of SFT, or None; ours: the cells of MAIN, or []."""
     final, steps, _ = METRICS
-    means = [f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS if metric in cells[0]]
-    gains = {metric: paired(outcome_means(cells, metric), outcome_means([base], metric)) if base else ""
-             for metric in (final, steps)}
-    lead = paired(outcome_means(ours, final), outcome_means(cells, final)) if ours else ""
+    means = [mean_percent(cells, metric) for metric in METRICS if metric in cells[0]]
+    gains = {metric: paired(cells, [base], metric) if base else "" for metric in (final, steps)}
+    lead = paired(ours, cells, final) if ours else ""
     return table_row(name, len(cells), means[0], gains[final], lead, means[1], gains[steps], *means[2:])
 
 
@@ -97,9 +100,7 @@ def ladder_table(lab):
                 ours = finished(lab, system_cell, world, seed, with_it)
                 theirs = finished(lab, system_cell, world, seed, without)
                 if ours and theirs:
-                    gains = [paired(outcome_means(ours, metric), outcome_means(theirs, metric))
-                             for metric in METRICS[:2]]
-                    lines.append(table_row(world, seed, what, *gains))
+                    lines.append(table_row(world, seed, what, *(paired(ours, theirs, name) for name in METRICS[:2])))
     return lines
 
 
@@ -176,8 +177,8 @@ def wording_table(lab):
                 if own and other:
                     first, first_other = own[0]["metrics"][0], other[0]["metrics"][0]  # before the first step
                     logps = [first["eval_logps/chosen"], first_other["eval_logps/chosen"], first["eval_logps/rejected"]]
-                    lines.append(table_row(world, seed, system, *(f"{value:.2f}" for value in logps), paired(
-                        outcome_means(own, METRICS[0]), outcome_means(other, METRICS[0]))))
+                    lines.append(table_row(world, seed, system, *(f"{value:.2f}" for value in logps),
+                                           paired(own, other, METRICS[0])))
     return lines
 
 
@@ -189,12 +190,11 @@ def variant_table(lab, world):
     for name, cells in found.items():
         if not cells:
             continue
-        means = [f"{100 * outcome_means(cells, metric).mean():.1f}" for metric in METRICS[:2]]
+        means = [mean_percent(cells, metric) for metric in METRICS[:2]]
         other = "4 pairs a prefix" if name.startswith("--shuffle") else "as it is"
         gains = ["", "", ""]
         if name != other and found[other]:
-            gains = [other, *(paired(outcome_means(cells, metric), outcome_means(found[other], metric))
-                              for metric in METRICS[:2])]
+            gains = [other, *(paired(cells, found[other], metric) for metric in METRICS[:2])]
         lines.append(table_row(name, len(cells), cells[0]["pairs"], computed_share(cells[0]), *means, *gains))
     return lines
 

@@ -26,6 +26,8 @@ from demo.report import write_report
 from demo.studies import FULL, PRETRAINED, PRETRAINED_QUICK, QUICK, WORLDS
 from stepdpo.command import UserError, run_main
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def plan(lab):
     """The cells in order of worth, as functions without arguments."""
@@ -82,10 +84,9 @@ def as_clock(seconds):
 
 def name_changes(out):
     """Say which code has changed since the first run into `out`: what is made there is kept all the same."""
-    root = Path(__file__).parents[1]
-    files = [path for folder in (".", "judges", "stepdpo") for path in sorted((root / folder).glob("*.py"))]
-    now = {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-           for path in [*files, root / "demo/world.py", root / "demo/kinds.py"]}
+    files = [path for folder in (".", "judges", "stepdpo") for path in sorted((ROOT / folder).glob("*.py"))]
+    now = {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+           for path in [*files, ROOT / "demo/world.py", ROOT / "demo/kinds.py"]}
     file = out / "code.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def main(argv=None):
     if args.model and not (Path(args.model) / "config.json").is_file():
         raise UserError(f"{args.model}: no config.json there; name the folder of a model", 2)
     study, name = find_study(args.model, args.quick)
-    lab = Lab((args.out or Path("runs") / name).resolve(), study, making=not args.report)
+    lab = Lab((args.out or ROOT / "runs" / name).resolve(), study, making=not args.report)
     if args.report and not lab.out.is_dir():
         raise UserError(f"{lab.out}: nothing is there to report on", 2)
     keep_to_study(lab.out, study)
@@ -142,9 +143,6 @@ def main(argv=None):
     helpers = [subprocess.Popen([sys.executable, "-m", "demo.reproduce", *(argv or sys.argv[1:]), "--jobs", "1"])
                for _ in range(args.jobs - 1)]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a stage whose stdout is a pipe would send its rows down there
-    if args.model:
-        import torch
-        torch.set_float32_matmul_precision("medium")  # bf16 products where a CPU has them: twice as fast
     make_all(lab, plan(lab), args.jobs)
     return 1 if any(helper.wait() for helper in helpers) else 0
 

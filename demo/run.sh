@@ -44,9 +44,11 @@ pairs() { # wrong answers | their first wrong steps | right steps instead: three
     ask collect.py "${policy[@]}" --samples 1 --out "$out/wrong.jsonl" "$out/world/train.jsonl" |
         "$PYTHON" locate.py --judge equations --out "$out/located.jsonl" --resume |
         ask correct.py "${policy[@]}" --samples 8 --verify equations --out "$out/pairs.jsonl" > /dev/null || return
-    # one answer a problem and one pair an answer: every tenth pair is of problems that the others know nothing of
-    awk 'NR % 10 == 0' "$out/pairs.jsonl" > "$out/pairs-held-out.jsonl"
-    awk 'NR % 10 != 0' "$out/pairs.jsonl" > "$out/pairs-train.jsonl"
+    # Rows are written as they are done; sorted by id, they are the same file in every run. One answer a problem and one
+    # pair an answer: every tenth pair is of problems that the others know nothing of.
+    LC_ALL=C sort "$out/pairs.jsonl" > "$out/pairs-sorted.jsonl"
+    awk 'NR % 10 == 0' "$out/pairs-sorted.jsonl" > "$out/pairs-held-out.jsonl"
+    awk 'NR % 10 != 0' "$out/pairs-sorted.jsonl" > "$out/pairs-train.jsonl"
 }
 
 problems=1200

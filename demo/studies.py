@@ -65,13 +65,13 @@ PRETRAINED = Study(
     seeds=2, runs=1, test=500, sampled=0, validation=200, variants=("as it is", "--lora 32"),
     systems=("DPO, answers apart", "DPO, shared prefix, verified", "Step-DPO, verified", "Step-DPO, true steps"),
     grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)),
-    solutions=150, sft=dict(lr=2e-4, warmup=0.1, epochs=1, batch_size=32), epochs=3, batch_size=16,
+    solutions=130, sft=dict(lr=2e-4, warmup=0.1, epochs=1, batch_size=32), epochs=3, batch_size=16,
     problems={"decision": 500, "number": 500}, many={"decision": 2000, "number": 2000},
-    pairs=200, held_out=60, tries=4, max_tokens=160, at_once=64,
-    scales=(dict(steps=(4, 6), values=(100, 999)), dict(steps=(3, 5), values=(10, 999)),
-            dict(steps=(3, 5), values=(10, 99)), dict(steps=(2, 3), values=(10, 99)),
-            dict(steps=(2, 4), values=(2, 50)), dict(steps=(2, 3), values=(2, 30))))
+    pairs=160, held_out=40, tries=4, max_tokens=160, at_once=64,
+    scales=(dict(steps=(3, 5), values=(10, 999)), dict(steps=(3, 5), values=(10, 99)),
+            dict(steps=(2, 3), values=(10, 99)), dict(steps=(3, 5), values=(2, 40)),
+            dict(steps=(2, 3), values=(2, 40)), dict(steps=(3, 5), values=(2, 20))))
 PRETRAINED_QUICK = replace(
     PRETRAINED, seeds=1, test=12, validation=8, systems=("DPO, answers apart", "Step-DPO, verified"), variants=(),
     grid=((1e-5, 0.4), (3e-5, 0.4)), solutions=10, epochs=1, batch_size=4, problems={"decision": 40, "number": 20},
-    many={"decision": 40, "number": 20}, pairs=8, held_out=1, scales=PRETRAINED.scales[2:4], scale_problems=8)
+    many={"decision": 40, "number": 20}, pairs=8, held_out=1, scales=PRETRAINED.scales[1:3], scale_problems=8)

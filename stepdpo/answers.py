@@ -1,10 +1,10 @@
 r"""Is this answer right? extract_answer finds it in a completion, same_answer compares it with the gold answer.
 
-    python -c "from stepdpo.answers import *; print(same_answer(extract_answer('so we get 1/2'), r'\frac12'))"
+    python -c "from stepdpo import answers; print(answers.same_answer(answers.extract_answer('so we get 1/2'), r'\frac12'))"
 
 An answer (LaTeX or plain text) is read into a tree (spelling.py, expressions.py), and trees are compared by value
-(equality.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth, digits and
-operations bound the time.
+(equality.py, values.py). Nothing is ever executed. What cannot be read is compared as text. Caps on length, depth,
+digits and operations bound the time.
 
 Conventions; docs/grading.md has them with examples.
 - 50% is the number 50, not 0.5. 3:2 is 3/2. "1,234" is one number, "1, 234" are two. log is the natural one.
@@ -20,9 +20,10 @@ import re
 from collections import namedtuple
 from fractions import Fraction
 
-from stepdpo.equality import LOCK, MAX_WORK, same_tree
+from stepdpo.equality import same_tree
 from stepdpo.expressions import ONE, SEQUENCES, read_answer, without_units
 from stepdpo.spelling import CONTENT, MAX_CHARS, SIGNS
+from stepdpo.values import LOCK, MAX_WORK
 
 # finding the answer ---------------------------------------------------------------------------------------
 
@@ -39,7 +40,8 @@ BREAK = re.compile(r"""(?ix)  # between two boxes that are no list: the later on
     | \b(?: so|thus|hence|then|therefore|because|since|which|that\ is|i\.?e|means|makes?|giv\w+|equivalent\w*|simplif\w+
     | no|not|wait|but|rather|instead|actually|correct\w*|chang\w+|check\w*|step|answer|final\w*|total|sum )\b""")
 STATED = re.compile(r"""(?ix) <answer> | \#\#\#\#
-    | \b(?:answer|choice|(?:correct|right|best)\ option)\b (?:[ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}?)? [\s*_]*      # the answer to part (b)
+    | \b(?:answer|choice|(?:correct|right|best)\ option)\b                                  # the answer
+      (?: [ \t]+(?:to|of|for|in)\b[^.:=\n]{0,60}? )? [\s*_]*                               # to part (b)
       (?: \b(?:is|was|equals|(?:would|should|must)\ be)\b [ \t]*:? | [:=] | \n ) [\s*_]*     # is:
       (?: \b(?:option|choice|therefore|thus|clearly|definitely|for\ sure)\b )?""")
 PICKED = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | choose|pick|select|go\ with|going\ with )\s+
@@ -47,6 +49,7 @@ PICKED = re.compile(r"""(?ix) \b(?: (?:answer|option|choice):? | it['’]?s | ch
 NAMED = re.compile(r"""(?x) \b([A-J])\)?\ is\ the\ (?:correct\ |right\ )?(?:answer|option|choice)\b
     | \b[Oo]ption\ ([A-J])\ is\ (?:correct|right)\b""")
 LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
+HEADING = re.compile(r"\W*(?:\d+[.)]\s+)?[A-Z][a-z].*\n\s*\S")  # #### 2. Verification, and text below it
 SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ (?:because|since|which|so|as|but|not)\b
     | ,\ (?:where|thus|it|for|and\ not)\b""")
 VERB = re.compile(r"(?i)\b(is|are|be|equals|get|gives?(?: us)?|so|hence|thus|therefore)\b[:,]?")
@@ -91,17 +94,20 @@ def boxed_answers(text):
     if not boxes:
         return []
     place, _, content = boxes.pop()
-    answers, first = [content], place
+    answers, trees, first, work = [content], [read_answer(content)], place, [MAX_WORK]
     for start, end, content in reversed(boxes):
         if start < first < end:
             continue  # the other box is in this one
-        between_boxes = text[end:first]
-        if len(between_boxes) > 80 or BREAK.search(between_boxes):
+        joint = text[end:first]
+        if len(joint) > 80 or BREAK.search(joint):
             break
-        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", between_boxes)  # x = 3 and y = 3 are two
-        if labelled or not any(same_answer(content, answer) for answer in answers):
+        first, tree = start, read_answer(content)
+        labelled = re.search(r"[a-z]\w* ?=[\s$]*$", joint)  # x = 3 and y = 3 are two
+        with LOCK:
+            restated = not labelled and any(same_tree(tree, other, work) for other in trees)
+        if not restated:
             answers.insert(0, content)
-        first = start
+            trees.append(tree)
     return [Mark(place, ", ".join(answers), True)]
 
 
@@ -110,6 +116,8 @@ def stated_answers(text, cut):
     marks = []
     for phrase in [*STATED.finditer(text)][-6:] + ([] if cut else [*PICKED.finditer(text)]):
         rest = text[phrase.end():phrase.end() + 3000].lstrip(" \t\n:*_")
+        if phrase[0] == "####" and HEADING.match(rest):
+            continue
         end = SENTENCE_END.search(rest + "\n").start()
         letter = LETTER.match(rest)
         answer = letter[1] if letter else tidy(rest[:end])
@@ -148,7 +156,7 @@ def last_formula(text):
         if not words and (values or verb.lower() not in ("so", "hence", "thus", "therefore")):
             return tidy(said)
     elif verb in ("is", "are", "be", "equals", "get"):
-        if choice(said) or tree[0] != "text" and not re.search("[A-Za-z]{2,} [A-Za-z]{2,}", said):
+        if choice(said) or (tree[0] != "text" and not re.search("[A-Za-z]{2,} [A-Za-z]{2,}", said)):
             return tidy(said)
     found = [*FORMULA.finditer(text[-3000:])]
     return tidy(re.split(r"(?<![<>!\\])=", next(filter(None, found[-1].groups())))[-1]) if found else None

@@ -8,11 +8,11 @@ import math
 import random
 from array import array
 
-from stepdpo.examples import scored_sequences
-from stepdpo.trie import build_trie, common
+from stepdpo.examples import Example, scored_sequences
+from stepdpo.trie import common, count_slots
 
 
-def epoch_batches(examples, batch_size, seed, shuffle, epoch):
+def epoch_batches(examples: list[Example], batch_size: int, seed: int, shuffle: str, epoch: int) -> list[list[Example]]:
     """The batches of an epoch, from seed and epoch alone: resuming, and any number of processes, see the same.
 
     shuffle: "pairs" draws the order of examples; "prefixes" that of groups with one prefix, and keeps a group in one
@@ -39,7 +39,7 @@ def epoch_batches(examples, batch_size, seed, shuffle, epoch):
     return batches
 
 
-def split_batch(batch, budget, world):
+def split_batch(batch: list[Example], budget: int, world: int, shares: bool = True) -> list[list[int]]:
     """Cut a batch into micro-batches, a multiple of `world` of them, each of at most `budget` slots.
 
     A slot is a distinct prefix of tokens, which is computed once (trie.py). Neighbours in sorted order share most, so
@@ -51,13 +51,14 @@ def split_batch(batch, budget, world):
         budget 60                [A    B]  [C    D]      40 + 10, 50 + 5
 
     Returns lists of places in `batch`. A single example may exceed the budget; a micro-batch may be empty.
+    shares: False for a model whose sequences are computed one by one, whole.
     """
     order = sorted(range(len(batch)), key=lambda place: batch[place].sequences[0].ids)
     alone, new, before = [], [], array("i")
     for place in order:
         first = batch[place].sequences[0].ids[:-1]
-        alone.append(len(build_trie(scored_sequences([batch[place]])).ids))
-        new.append(alone[-1] - common(before, first))
+        alone.append(count_slots(scored_sequences([batch[place]]), shares))
+        new.append(alone[-1] - (common(before, first) if shares else 0))
         before = first
 
     def fill(room):

@@ -1,124 +1,31 @@
-"""What --resume needs: the settings of a run, by which it is known, and checkpoints.
+"""Checkpoints of a training run: what --resume goes on from.
 
-OUT/run.json             {"settings": {...}, "finished": false}, written before anything else that is kept
 OUT/checkpoint-STEP/     parameters that are trained, their optimizers' states, progress.json; the last two are kept
 """
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 
 from stepdpo.command import UserError
 from stepdpo.folder import files_in
-from stepdpo.processes import first_process, say
+from stepdpo.processes import say
 from stepdpo.rows import write_aside
 
-CANNOT_MATTER = {  # flags that --resume may change, since they decide no weight, or none beyond rounding
-    "out", "resume", "plan", "world", "save_every", "eval_every", "tokens_per_micro_batch", "checkpointing", "offload",
-    "compile"}
 
-
-# --------------------------------------------------------------------------------------------- settings
-
-def run_settings(flags, device, **contents):
-    """What must be the same for a run to go on: every flag that can matter, by what it means.
-
-    flags: {name: value}. device: the kind that the run is on. contents: fingerprints, which stand in place of paths.
-    """
-    settings = {name: value for name, value in flags.items() if name not in CANNOT_MATTER}
-    return settings | {"device": device} | contents
-
-
-def model_fingerprint(folder):
-    """16 hex digits that stand for the content of a model folder, wherever it lies and whatever its dates are.
-
-    Of weights: name, size and excerpts of every file, which takes no time where they are 100 GB.
-    """
-    digest = hashlib.sha256()
-    for path in files_in(folder, "*.safetensors", "config.json"):
-        digest.update(repr((os.path.basename(path), os.path.getsize(path), excerpts(path))).encode())
-    return digest.hexdigest()[:16]
-
-
-def excerpts(path, places=64, length=4096):
-    """Bytes from all over a file."""
-    pieces = []
-    with open(path, "rb") as file:
-        size = os.path.getsize(path)
-        for place in range(places):
-            file.seek(size * place // places)
-            pieces.append(file.read(length))
-        file.seek(max(size - length, 0))
-        pieces.append(file.read(length))
-    return pieces
-
-
-def rows_fingerprint(examples):
-    """16 hex digits that stand for rows as they are trained on: tokens, sides and weights, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        parts = [(s.ids.tobytes(), s.start, s.side, s.weight) for s in example.sequences]
-        digest.update(repr((parts, example.weight)).encode())
-    return digest.hexdigest()[:16]
-
-
-def write_run(out, settings, finished=False):
-    """Write OUT/run.json, from one process."""
-    if first_process():
-        write_aside(os.path.join(out, "run.json"), json.dumps({"settings": settings, "finished": finished}, indent=1))
-
-
-def check_run(out, settings):
-    """Whether the run in OUT has finished; None when there is none. UserError when its settings are others."""
-    path = os.path.join(out, "run.json")
-    if not os.path.exists(path):
-        if holds_run(out):
-            raise UserError(f"{out}: run.json is gone, and nothing else says what the run was; name another --out", 2)
-        return None
-    with open(path) as file:
-        run = json.load(file)
-    names = sorted(run["settings"].keys() | settings.keys())
-    other = [name for name in names if run["settings"].get(name) != settings.get(name)]
-    if other:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise UserError(f"{out}: made with another {flags}; resume with the same or name another --out", 2)
-    return run["finished"]
-
-
-def prepare_out(out, resume, models):
-    """Make OUT. UserError where it cannot be made or used. models: the folders that a run starts from."""
-    if not resume and holds_run(out):
-        raise UserError(f"{out}: holds a run; go on with --resume or name another --out", 2)
-    if os.path.realpath(out) in map(os.path.realpath, filter(None, models)):
-        raise UserError(f"{out}: is the model to start from; name another --out", 2)
-    try:
-        os.makedirs(out, exist_ok=True)
-        open(os.path.join(out, "dropped.jsonl"), "a").close()  # before hours are spent
-    except OSError as error:
-        raise UserError(f"{out}: {error.strerror}; name another --out", 2) from error
-
-
-def holds_run(out):
-    """Whether OUT holds something of a run."""
-    return bool(files_in(out, "run.json", "metrics.jsonl", "reference.safetensors") or checkpoints(out))
-
-
-# ------------------------------------------------------------------------------------------ checkpoints
-
-def trained(model):
+def trained_parameters(model) -> dict:
     """{name: parameter} of what is trained: what requires a gradient. Nothing else decides it."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def checkpoints(out):
+def checkpoints(out: str) -> list[str]:
     """Folders of the whole checkpoints in OUT, oldest first."""
     return sorted(files_in(out, "checkpoint-*[0-9]"), key=lambda path: int(path.rsplit("-")[-1]))
 
 
-def announce_saves(out, model, saves):
+def announce_saves(out: str, model, saves: int):
     """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
-    checkpoint = 12 * sum(p.numel() for p in trained(model).values())  # float32, and two moments of AdamW
+    checkpoint = 12 * sum(p.numel() for p in trained_parameters(model).values())  # float32, and two moments of AdamW
     export = 8 * sum(p.numel() for p in model.parameters())  # shards, then one file
     number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
     need, room = number * checkpoint + export, shutil.disk_usage(out).free
@@ -128,7 +35,7 @@ def announce_saves(out, model, saves):
                         "make room, name another --out, or save less often (--save-every)")
 
 
-def save_checkpoint(out, model, optimizers, progress):
+def save_checkpoint(out: str, model, optimizers: list, progress: dict):
     """Write OUT/checkpoint-STEP aside, then rename it; keep the last two.
 
     An optimizer makes its state when it takes its first step; before that there is nothing to save.
@@ -140,7 +47,7 @@ def save_checkpoint(out, model, optimizers, progress):
     if dist.get_rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
     dist.barrier()
-    state = {"model": {name: parameter.detach() for name, parameter in trained(model).items()}}
+    state = {"model": {name: parameter.detach() for name, parameter in trained_parameters(model).items()}}
     for number, optimizer in enumerate(optimizers):
         if optimizer.state:
             state[f"optimizer {number}"] = get_optimizer_state_dict(model, optimizer)
@@ -153,7 +60,26 @@ def save_checkpoint(out, model, optimizers, progress):
     dist.barrier()
 
 
-def load_checkpoint(path, model, optimizers):
+def load_last_checkpoint(out: str, model, optimizers: list) -> dict | None:
+    """Take up the newest checkpoint in OUT; returns its progress, None where there is none.
+
+    UserError for one that is damaged, with the one before it, if there is one, as what to go on from.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    *others, path = checkpoints(out) or [None]
+    if path is None:
+        return None
+    try:
+        return load_checkpoint(path, model, optimizers)
+    except UserError:
+        raise
+    except (Exception, CheckpointException) as error:  # each kind of damage raises another class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        fix = f"remove it, and --resume goes on from {others[-1]}" if others else "there is none before it: begin anew"
+        raise UserError(f"{path}: this checkpoint is damaged ({lines[-1]}); {fix}") from error
+
+
+def load_checkpoint(path: str, model, optimizers: list) -> dict:
     """Take up a checkpoint; returns its progress. UserError when it holds what is not trained, or not so, now."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
@@ -162,7 +88,7 @@ def load_checkpoint(path, model, optimizers):
         set_optimizer_state_dict,
     )
     saved = saved_places(path)
-    state = {"model": {name: parameter.detach() for name, parameter in trained(model).items()}}
+    state = {"model": {name: parameter.detach() for name, parameter in trained_parameters(model).items()}}
     for number, optimizer in enumerate(optimizers):
         if f"optimizer {number}" in saved:  # torch fills the state of a new optimizer, for dcp.load to write into
             state[f"optimizer {number}"] = get_optimizer_state_dict(model, optimizer)

@@ -1,151 +1,17 @@
 r"""Are two trees equal? Lists and relations part by part, numbers and expressions by value.
 
-    python -c "from stepdpo.equality import *; from stepdpo.expressions import read_answer as read; \
-        print(same_tree(read(r'2\sin x\cos x'), read(r'\sin 2x'), [MAX_WORK]))"
+    python -c "from stepdpo.answers import same_answer; print(same_answer(r'2\sin x\cos x', r'\sin 2x'))"
 
-An expression with variables is computed at a few fixed points: 2 sin x cos x and sin 2x agree at all of them. A number
-is exact (a Fraction) as long as it can be, and has 60 digits where it cannot; 40 of them must agree.
+    x = 1/2   and   0.5             the relation states 1/2, and 1/2 is 0.5
+    1, 2      and   \{2, 1\}        1 is found among 2, 1; then 2
+    2ab       and   b(a + a)        24 and 24, 70 and 70, ... : equal at every point where both have a value
+    0 < x < 1 and   (0, 1)          the relation as an interval, then end by end
 """
-import math
-import operator
-import threading
 from fractions import Fraction
 
-import mpmath
-
 from stepdpo.expressions import INFINITY, ONE, REALS, SEQUENCES, ZERO, names, without_units
+from stepdpo.values import MP, at_points, nearly_equal
 
-MAX_BITS = 16_000  # of an exact power: about 4,800 digits
-MAX_WORK = 2000  # operations in one comparison (`work` holds how many are left); 150 bits of exact numbers are one
-MP = mpmath.mp.clone()
-MP.dps = 60
-LOCK = threading.Lock()  # mpmath caches its constants
-
-# values ---------------------------------------------------------------------------------------------------
-
-CONSTANT_VALUES = {"e": +MP.e, "i": MP.j, r"\pi": +MP.pi, r"\infty": MP.inf, '"deg"': +MP.degree}
-
-
-def power(x, y):
-    """x^y, exact for a whole y; an odd root of a negative number is the real one."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction) and y.denominator == 1:
-        return x ** int(y)
-    if isinstance(y, Fraction) and y.denominator % 2 and not MP.im(x) and MP.re(x) < 0:
-        return (-1) ** (y.numerator % 2) * MP.power(-x, y)
-    return MP.power(x, y)
-
-
-ARITHMETIC = {"+": lambda *terms: sum(terms), "*": lambda *factors: math.prod(factors), "/": operator.truediv,
-              "neg": operator.neg, r"\abs": abs}  # exact for exact operands
-FUNCTION_VALUES = {
-    "^": power, "!": MP.factorial, r"\binom": MP.binomial, r"\ln": MP.log, r"\lg": MP.log10, r"\exp": MP.exp,
-    r"\sin": MP.sin, r"\cos": MP.cos, r"\tan": MP.tan, r"\cot": MP.cot, r"\sec": MP.sec, r"\csc": MP.csc,
-    r"\sinh": MP.sinh, r"\cosh": MP.cosh, r"\tanh": MP.tanh, r"\arcsin": MP.asin, r"\arccos": MP.acos,
-    r"\arctan": MP.atan, r"\arccot": MP.acot, r"\arcsec": MP.asec, r"\arccsc": MP.acsc, r"\arcsinh": MP.asinh,
-    r"\arccosh": MP.acosh, r"\arctanh": MP.atanh}
-CANCELLING = {"+", r"\sin", r"\cos", r"\tan", r"\cot", r"\ln", r"\lg"}  # may leave 1e-61 of what is 0
-UNDEFINED = (ArithmeticError, ValueError, LookupError, TypeError, AttributeError)  # or no expression at all
-
-
-def value(node, point, work):
-    """The value of a tree at a point {name: Fraction}: a Fraction, or a number of mpmath with 60 digits.
-
-    One of UNDEFINED is raised for what has no value, takes too much work, or leaves the reals at a point.
-    """
-    kind, *parts = node
-    if kind == "num":
-        return parts[0]
-    if kind == "name":
-        return point[parts[0]] if parts[0] in point else CONSTANT_VALUES[parts[0]]
-    args = [value(part, point, work) for part in parts]
-    exact = all(isinstance(arg, Fraction) for arg in args)
-    spend(work, kind, args, exact)
-    if kind in ARITHMETIC:
-        result = ARITHMETIC[kind](*(args if exact else map(MP.convert, args)))
-    else:
-        result = FUNCTION_VALUES[kind](*args)
-    if isinstance(result, Fraction):
-        return result
-    if MP.isnan(result) or point and MP.im(result):
-        raise ValueError("undefined, or beyond the reals")
-    if kind in CANCELLING and abs(result) < max(abs(MP.convert(arg)) for arg in args) * MP.mpf(10) ** -50:
-        return Fraction(0)  # \sqrt2\sqrt3 - \sqrt6; but e^{-200} and \frac{\pi}{10^{70}} are no sums
-    return result
-
-
-def spend(work, kind, args, exact):
-    """Take the cost of an operation from `work`; OverflowError where too little is left, or a power is too large."""
-    bits = sum(arg.numerator.bit_length() + arg.denominator.bit_length() for arg in args) if exact else 0
-    if kind in ("!", r"\binom"):
-        price = 100
-    else:
-        price = len(args) if exact and kind in ARITHMETIC else 10
-    work[0] -= bits // 150 + price
-    x, y = args[0], args[-1]
-    if kind == "^" and exact and y.denominator == 1:
-        size = max(abs(x.numerator), x.denominator).bit_length() - 1
-        too_large = abs(y) * size > MAX_BITS
-    else:
-        too_large = kind not in ARITHMETIC and kind != r"\ln" and MP.isfinite(y) and abs(y) > 1e9
-    if work[0] < 0 or too_large or kind not in ARITHMETIC and kind not in FUNCTION_VALUES:
-        raise OverflowError("too much work")
-
-
-def at_points(work, *trees):
-    """The values of some trees, side by side, at every fixed point of their variables where all are defined."""
-    variables = sorted(set().union(*map(names, trees)))
-    for row, scale in enumerate((7, 13, 103, 107, 1, -11) if variables else (1,)):  # any, in (0, 1), whole, negative
-        point = {name: Fraction(pow(3, 31 * i + 7 * row + 5, 101), scale) for i, name in enumerate(variables)}
-        try:
-            yield [value(tree, point, work) for tree in trees]
-        except UNDEFINED:
-            pass
-
-
-def nearly_equal(x, y, error=0):
-    """Equal up to `error` where both are exact; else in 40 digits too, however small they are."""
-    if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
-        x, y = MP.convert(x), MP.convert(y)
-        error = max(MP.convert(error), max(abs(x), abs(y)) * MP.mpf(10) ** -40)
-    return x == y or abs(x - y) < error
-
-
-def same_value(a, b, work):
-    """Equal but for rounding at every fixed point, at two of them at least if there are variables."""
-    if is_decimal(a) and is_decimal(b) and a[2] > b[2] > 0:
-        return rounds_to(a[1], b)
-    error = max(printing_error(a), printing_error(b))
-    pairs = list(at_points(work, a, b))
-    if all(nearly_equal(x, y, error) for x, y in pairs):
-        return len(pairs) > bool(names(a) | names(b))
-    three_digits = is_decimal(b) and b[2] > 0 and abs(b[1]) * 10 ** b[2] >= 100
-    return three_digits and not is_decimal(a) and not names(a) and rounds_to(pairs[0][0], b)
-
-
-def is_decimal(node):
-    return node[0] == "num" and node[2] is not None and (node[1] * 10 ** node[2]).denominator == 1
-
-
-def rounds_to(x, decimal):
-    """Whether x, rounded half up, is the decimal: 33.333 and 100/3 are 33.3, and 33.25 is too."""
-    if not isinstance(x, Fraction):
-        if MP.im(x):
-            return False
-        x = MP.re(x)
-    return x * decimal[1] >= 0 and -1 <= 2 * (abs(x) - abs(decimal[1])) * 10 ** decimal[2] < 1
-
-
-def printing_error(node):
-    r"""How far a decimal of ten digits or more may be off, as a program prints it: in its last place."""
-    if node[0] == "*" and len(node) == 3 and node[2][0] == "^" and node[2][1] == ("num", Fraction(10), 0) and (
-            node[2][2][0] == "num" and abs(node[2][2][1]) < 400):  # 1.646090535 \times 10^{-1}
-        return printing_error(node[1]) * 10 ** node[2][2][1]
-    if is_decimal(node) and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9:
-        return Fraction(9, 10 ** (node[2] + 1))
-    return 0
-
-
-# trees ----------------------------------------------------------------------------------------------------
 
 def same_tree(a, b, work):
     """Whether a predicted tree equals a gold tree. The first rule that fits decides."""
@@ -199,7 +65,7 @@ def same_items(a, b, work):
     (kind, *items), (other_kind, *others) = a, b
     if {kind, other_kind} <= {",", "{}"}:
         for item in items:
-            found = next((other for other in others if same_tree(item, other, work)), None)
+            found = item if item in others else next((other for other in others if same_tree(item, other, work)), None)
             if found:
                 others.remove(found)
         return not others
@@ -221,10 +87,47 @@ def solutions(tree):
     return ",", *(("()", *(row[label] for label in rows[0])) for row in rows)
 
 
-# relations
+# numbers --------------------------------------------------------------------------------------------------
+
+def same_value(a, b, work):
+    """Equal but for rounding at every fixed point, at two of them at least if there are variables."""
+    if is_decimal(a) and is_decimal(b) and a[2] > b[2] > 0:
+        return rounds_to(a[1], b)
+    error = max(printing_error(a), printing_error(b))
+    pairs = list(at_points(work, a, b))
+    if all(nearly_equal(x, y, error) for x, y in pairs):
+        return len(pairs) > bool(names(a) | names(b))
+    three_digits = is_decimal(b) and b[2] > 0 and abs(b[1]) * 10 ** b[2] >= 100
+    return three_digits and not is_decimal(a) and not names(a) and rounds_to(pairs[0][0], b)
+
+
+def is_decimal(node):
+    return node[0] == "num" and node[2] is not None and (node[1] * 10 ** node[2]).denominator == 1
+
+
+def rounds_to(x, decimal):
+    """Whether x, rounded half up, is the decimal: 33.333 and 100/3 are 33.3, and 33.25 is too."""
+    if not isinstance(x, Fraction):
+        if MP.im(x):
+            return False
+        x = MP.re(x)
+    return x * decimal[1] >= 0 and -1 <= 2 * (abs(x) - abs(decimal[1])) * 10 ** decimal[2] < 1
+
+
+def printing_error(node):
+    r"""How far a decimal of ten digits or more may be off, as a program prints it: in its last place."""
+    if node[0] == "*" and len(node) == 3 and node[2][0] == "^" and node[2][1] == ("num", Fraction(10), 0) and (
+            node[2][2][0] == "num" and abs(node[2][2][1]) < 400):  # 1.646090535 \times 10^{-1}
+        return printing_error(node[1]) * 10 ** node[2][2][1]
+    if is_decimal(node) and node[2] and abs(node[1]) * 10 ** node[2] >= 10 ** 9:
+        return Fraction(9, 10 ** (node[2] + 1))
+    return 0
+
+
+# relations ------------------------------------------------------------------------------------------------
 
 def is_related(tree):
-    return tree[0] == "rel" or tree[0] == "," and all(item[0] == "rel" for item in tree[1:])
+    return tree[0] == "rel" or (tree[0] == "," and all(item[0] == "rel" for item in tree[1:]))
 
 
 def as_intervals(tree, work):
@@ -306,17 +209,20 @@ def is_label(node):
     return bool(head) and (node[0] in ("name", "()") or not head & {"x", "y", "z"})
 
 
-# matrices
+# matrices -------------------------------------------------------------------------------------------------
 
 def is_matrix(node):
-    return node[0] == "matrix" or node[0] in ("neg", "+", "*", "/") and any(map(is_matrix, node[1:]))
+    return node[0] == "matrix" or (node[0] in ("neg", "+", "*", "/") and any(map(is_matrix, node[1:])))
 
 
 def same_matrix(a, b, work):
     """Cell by cell; a column is a tuple too."""
     size = max(len(cells(tree, 0) or []) for tree in (a, b))
-    rows, others = (
-        [[item] for item in tree[1:]] if tree[0] in (",", "()", "[]") else cells(tree, size) or [] for tree in (a, b))
+    grids = []
+    for tree in (a, b):
+        is_column = tree[0] in (",", "()", "[]")
+        grids.append([[item] for item in tree[1:]] if is_column else cells(tree, size) or [])
+    rows, others = grids
     return [len(row) for row in rows] == [len(row) for row in others] != [] and all(
         same_tree(*pair, work) for row, other in zip(rows, others) for pair in zip(row, other))
 
@@ -329,7 +235,7 @@ def cells(node, size):
     kind, *parts = node
     if kind == "matrix":
         return [list(row[1:]) for row in parts]
-    if node == ("name", "I") and size:
+    if node == ("name", "I") and 0 < size < 10:
         return [[ONE if row == column else ZERO for column in range(size)] for row in range(size)]
     if kind not in ("neg", "+", "*", "/"):
         return None

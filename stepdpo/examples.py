@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from stepdpo.command import UserError
 from stepdpo.processes import say
-from stepdpo.prompts import encode_step, render_prompt
+from stepdpo.prompts import encode_step, end_of_turn, render_prompt
 from stepdpo.rows import read_rows
 
 
@@ -40,17 +40,17 @@ class Example(NamedTuple):
     reference: Any = None  # a tensor: log-probs of the scored tokens under the reference, once it was asked
 
 
-def scored_sequences(examples):
+def scored_sequences(examples: list[Example]) -> list[tuple[array, int]]:
     """[(token ids, index of the first target)] of all sequences of some examples, as sequence_logps takes them."""
     return [(sequence.ids, sequence.start) for example in examples for sequence in example.sequences]
 
 
-def count_tokens(*sequences):
+def count_tokens(*sequences: Sequence) -> int:
     """How many tokens of some sequences are scored."""
     return sum(len(sequence.ids) - sequence.start for sequence in sequences)
 
 
-def text_field(row, name):
+def text_field(row: dict, name: str) -> str:
     """A row's text of this name, "" where it has none. ValueError for what is no text."""
     text = row.get(name, "")
     if not isinstance(text, str):
@@ -58,7 +58,7 @@ def text_field(row, name):
     return text
 
 
-def row_weight(row):
+def row_weight(row: dict) -> float:
     """A row's weight, 1 where it has none. ValueError for what is no weight."""
     weight = row.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
@@ -66,7 +66,7 @@ def row_weight(row):
     return float(weight)
 
 
-def make_example(row, texts, tokenizer, prompt, limit):
+def make_example(row: dict, texts: list[Text] | str, tokenizer, prompt: str, limit: int):
     """(Example, None), or (None, the reason why this row is dropped).
 
     texts: what of the row is scored, or already such a reason. limit: of tokens in a sequence.
@@ -81,8 +81,9 @@ def make_example(row, texts, tokenizer, prompt, limit):
             return None, "nothing to score"
         if start == 0:
             return None, "nothing to score it after"
-        if text.ends and ids[-1] != tokenizer.eos_token_id:
-            ids = [*ids, tokenizer.eos_token_id]
+        end = end_of_turn(tokenizer, prompt) if text.ends else []
+        if end and ids[-1] != end[-1]:
+            ids = [*ids, *end]
         if len(ids) > limit:
             return None, f"longer than {limit} tokens"
         sequences.append(Sequence(array("i", ids), start, text.side, text.weight))

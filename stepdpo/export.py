@@ -2,7 +2,7 @@
 
     export(model, folder, out)                               # every process takes part
 
-Names, shapes and types of the weights are those of the files that the model came from; its tokenizer is copied.
+Names and shapes of the weights are those of the files that the model came from; its tokenizer is copied.
 A safetensors file is its header's length (8 bytes), a header of JSON that says where each tensor lies, and the
 tensors' bytes; so it can be laid out first and written layer by layer, and no process ever holds the model.
 """
@@ -13,16 +13,18 @@ import shutil
 import struct
 from dataclasses import dataclass
 
+from stepdpo.command import UserError
 from stepdpo.folder import files_in, load_config, weight_files
 from stepdpo.weights import file_tensors, open_weights
 
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
 
-def export(model, folder, out):
+def export(model, folder, out, ends=()):
     """Write OUT as a model folder; every process takes part.
 
-    What prepare() of load_model added is not written: fold it into the weights first.
+    ends: tokens at which an answer ends, for generation_config.json. What prepare() of load_model added is not written:
+    fold it into the weights first.
     """
     import torch
     import torch.distributed as dist
@@ -44,7 +46,25 @@ def export(model, folder, out):
         config.architectures = [type(model.model).__name__]
         config.save_pretrained(out)
         copy_tokenizer(folder, out)
+        end_answers_at(ends, config, out)
     dist.barrier()
+
+
+def check_finite(model, out):
+    """UserError where a trained weight is no finite number: such a model says nothing."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor
+    count = torch.zeros((), dtype=torch.int64)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            shard = weight.detach().to_local() if isinstance(weight, DTensor) else weight.detach()
+            count = count + (~shard.isfinite()).sum().cpu()
+    counts = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, count.item())
+    if sum(counts):
+        raise UserError(f"{out}: {sum(counts):,} weights are no finite numbers, so no model is written; lower --lr and "
+                        "name another --out")
 
 
 @dataclass
@@ -63,24 +83,28 @@ class Place:
 def lay_out_files(model, folder, config):
     """({name of a tensor: Place}, names of the files).
 
-    A tensor has the type that it has in the files of `folder`, else the configuration's.
+    A tensor has the configuration's type, or the one that it has in the files of `folder` where that is wider.
     """
     import torch
+
+    def shape_of(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
     types, sources = torch_types(), open_weights(weight_files(folder, config))
     places, total = {}, 0
-    for name, tensor in file_tensors(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")):
-        dtype = tensor.dtype
+    for name, tensor in file_tensors(model, shape_of):
+        dtype = config.dtype if tensor.is_floating_point() else tensor.dtype
         if name in sources:
-            dtype = types[sources[name].get_slice(name).get_dtype()]
-        elif tensor.is_floating_point():
-            dtype = config.dtype
+            before = types.get(sources[name].get_slice(name).get_dtype(), dtype)
+            dtype = before if before.itemsize > dtype.itemsize else dtype
         places[name] = Place(total // FILE_BYTES, dtype, tuple(tensor.shape))
         total += places[name].size
     count = 1 + max(place.file for place in places.values())
     for file in range(count):
-        end = 0
         # readers want a tensor to begin at a multiple of its numbers' size, so the widest come first
-        for place in sorted((place for place in places.values() if place.file == file), key=lambda p: -p.dtype.itemsize):
+        inside = [place for place in places.values() if place.file == file]
+        end = 0
+        for place in sorted(inside, key=lambda place: -place.dtype.itemsize):
             place.start, end = end, end + place.size
     if count == 1:
         return places, ["model.safetensors"]
@@ -152,3 +176,19 @@ def copy_tokenizer(folder, out):
                          "chat_template*", "generation_config*"):
         if os.path.isfile(path):
             shutil.copy(path, out)
+
+
+def end_answers_at(tokens, config, out):
+    """Put tokens first among those at which OUT/generation_config.json lets an answer end."""
+    path, settings = os.path.join(out, "generation_config.json"), {}
+    if os.path.exists(path):
+        with open(path) as file:
+            settings = json.load(file)
+    ends = settings.get("eos_token_id", config.get_text_config().eos_token_id)
+    if not isinstance(ends, list):
+        ends = [] if ends is None else [ends]
+    new = [token for token in tokens if token not in ends]
+    if new:
+        settings["eos_token_id"] = new + ends
+        with open(path, "w") as file:
+            json.dump(settings, file, indent=2, sort_keys=True)

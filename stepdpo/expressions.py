@@ -35,6 +35,7 @@ from fractions import Fraction
 
 from stepdpo.spelling import END, FUNCTIONS, GREEK, MAX_CHARS, MIXED, SIGNS, one_spelling, tokenize
 
+MIXED_NUMBER = re.compile(MIXED, re.X)
 MAX_DEPTH = 20  # nested brackets, fractions, exponents, signs
 LIST, RELATION, OVER, SUM, PRODUCT, CALL, BESIDE, POWER = range(1, 9)  # how tightly a sign binds
 NAMES = {*GREEK, *map(str.title, GREEK), *r"\infty \angle \triangle \ell \hbar \odot \max \min".split()}
@@ -48,7 +49,8 @@ CLOSERS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), r"\{": (r"\}", "}")}
 CURRENCIES = {'"dollar"', '"euro"', '"pound"', '"rupee"', '"yen"'}
 POWERS = {'"square"': 2, '"cubic"': 3}  # square inches
 NO_UNITS = {f'"{word}"' for word in """remainder modulo choose root power half halve third fourth fifth sixth seventh
-    eighth ninth tenth twice thrice double triple less more fewer than least most below""".split()}
+    eighth ninth tenth hundredth thousandth twice thrice double triple less more fewer than least most below above
+    under""".split()}
 QUANTIFIERS = {f'"{word}"' for word in "all integer natural whole real positive constant arbitrary".split()}
 SEQUENCES = [",", "()", "[]", "(]", "[)", "{}"]
 CONSTANTS = {"e", "i", r"\pi", r"\infty", '"deg"'}
@@ -102,7 +104,7 @@ def condition(tokens):
         tokens.pop()
     try:
         tree = expression(tokens, 0)
-        if tokens == [END] and (tree[0] == "rel" or tree[0] == "," and tree[1][0] == "rel"):
+        if tokens == [END] and (tree[0] == "rel" or (tree[0] == "," and tree[1][0] == "rel")):
             return tree
     except (ValueError, ArithmeticError):
         pass
@@ -125,10 +127,15 @@ def part_conditions(tree):
 
 def is_condition(item, earlier):
     """Whether a relation only says which values the variables of earlier items take."""
-    if item[0] != "rel" or "=" in item[2::2] or any(part[0] == "rel" and "=" not in part[2::2] for part in earlier):
-        return bool(QUANTIFIERS & names(item))
+    of_equal_rank = any(is_inequality(part) for part in earlier)
+    if of_equal_rank or not is_inequality(item):
+        return bool(QUANTIFIERS & names(item))  # k is any integer
     variables = names(item[1] if r"\in" in item else item)
     return bool(variables) and variables <= names(("list", *earlier))
+
+
+def is_inequality(tree):
+    return tree[0] == "rel" and "=" not in tree[2::2]
 
 
 def expression(tokens, depth, above=0):
@@ -171,7 +178,8 @@ def extend(left, sign, level, tokens, depth):
     if sign == r"\setminus":
         return sign, REALS if left == ("name", "R") else left, right
     if sign == r"\cup" and "{}" in (left[0], right[0]):
-        return "{}", *(item for side in (left, right) for item in (side[1:] if side[0] == "{}" else (side,)))
+        items, others = (side[1:] if side[0] == "{}" else (side,) for side in (left, right))
+        return "{}", *items, *others
     if level == RELATION:
         return relation(left, sign, right)
     kind = {LIST: ",", SUM: "+"}.get(level, "*")  # flat, however long it is
@@ -229,7 +237,7 @@ def atom(tokens, depth):
         return "*", expression(tokens, depth + 1, CALL), ("name", token)
     if token in POWERS and tokens[-1][0] == '"':
         return "^", atom(tokens, depth + 1), ("num", Fraction(POWERS[token]), 0)
-    if token in NO_UNITS or not (token in NAMES or token[0] == '"' or len(token) == 1 and token.isalpha()):
+    if token in NO_UNITS or not (token in NAMES or token[0] == '"' or (len(token) == 1 and token.isalpha())):
         raise ValueError(token)
     while tokens[-1][0] in "_'":
         token += tokens.pop()
@@ -238,12 +246,16 @@ def atom(tokens, depth):
 
 def number(token):
     """The node of 1,000 or 2.5 or 1e6 or 1 3/4."""
-    mixed = re.fullmatch(MIXED, token, re.X)
+    mixed = MIXED_NUMBER.fullmatch(token)
     if mixed:
         whole, top, bottom = map(int, filter(None, mixed.groups()))
         return "num", whole + Fraction(top, bottom), 0
-    token = re.sub("[, ]", "", token).replace("⁄", "/")
-    return "num", Fraction(token), None if "e" in token.lower() else len(token.partition(".")[2])
+    token = re.sub("[, ]", "", token).replace("⁄", "/").lower()
+    digits, _, exponent = token.partition("e")
+    places = len(digits.partition(".")[2])
+    if exponent:
+        places = max(0, places - int(exponent)) if "." in digits else None
+    return "num", Fraction(token), places
 
 
 def brackets(opener, tokens, depth):
@@ -256,7 +268,7 @@ def brackets(opener, tokens, depth):
         tree = such_that(tree, expression(tokens, depth))
     items, closer = tree[1:] if tree[0] == "," else (tree,), tokens.pop()
     kind = opener[-1] + closer[-1]
-    if closer not in CLOSERS[opener] or len(items) < 2 and kind in ("(]", "[)"):
+    if closer not in CLOSERS[opener] or (len(items) < 2 and kind in ("(]", "[)")):
         raise ValueError(closer)
     if rows:
         return ("matrix", *(("()", *(row[1:] if row[0] in SEQUENCES else (row,))) for row in items))
@@ -332,7 +344,8 @@ def names(node):
 
 def without_units(node):
     """A tree whose words and degrees count as 1 and drop out, except in the argument of a function."""
-    if node[0] == "name" and node[1][0] == '"' or node[0] == "^" and without_units(node[1]) == ONE:
+    is_word = node[0] == "name" and node[1][0] == '"'
+    if is_word or (node[0] == "^" and without_units(node[1]) == ONE):
         return ONE
     if node[0] not in ("*", "/", "+", "neg"):
         return node

@@ -3,18 +3,21 @@ import glob
 import os
 
 from stepdpo.command import UserError
+from stepdpo.hub import find_files
 
 
-def find_model(name):
-    """The local folder of a model: itself, or the snapshot of a hub's model."""
+def find_model(name, flag="--model"):
+    """The local folder of a model: itself, or the snapshot of a hub's model. flag: what names it, for an error."""
+    files = find_files(name, flag)
     if os.path.isdir(name):
         return name
     from huggingface_hub import snapshot_download
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
-        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-    except Exception as error:  # no network, no such model, no permission: each raises its own class
-        raise UserError(f"{name}: neither a model folder nor a hub's model ({first_line(error)}); check the name",
-                        2) from error
+        return snapshot_download(name, allow_patterns=wanted, **files)
+    except Exception as error:  # no such model, no permission: each raises its own class
+        raise UserError(f"{flag} {name}: neither a model folder nor a hub's model ({first_line(error)}); check the "
+                        "name", 2) from error
 
 
 def first_line(error):

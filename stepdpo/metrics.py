@@ -3,11 +3,12 @@
 Names are the objective's. All processes see the same names in the same order, because each computes some rows of every
 batch, or a row of weight 0.
 """
+import contextlib
 import json
 import math
 import os
 
-from stepdpo.processes import first_process
+from stepdpo.processes import first_process, say
 from stepdpo.rows import write_aside
 
 
@@ -45,8 +46,9 @@ def open_log(out, step):
         return lambda record: None
     path, old = os.path.join(out, "metrics.jsonl"), []
     if step:
-        with open(path) as file:
-            old = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+        old = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
+        if not any(json.loads(line)["step"] == step for line in old):
+            say(f"{path}: what it said of step {step} is gone; the run goes on all the same")
     write_aside(path, "".join(old))
     file = open(path, "a")
 
@@ -56,3 +58,30 @@ def open_log(out, step):
         file.flush()
         # wandb.log(record, step=record["step"]) would stand here
     return log
+
+
+def read_log(out):
+    """The records of OUT/metrics.jsonl. What is lost or edited there is left out: no weight depends on it."""
+    records, path = [], os.path.join(out, "metrics.jsonl")
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    record = json.loads(line)
+                    if isinstance(record, dict) and isinstance(record.get("step"), int):
+                        records.append(record)
+    return records
+
+
+def describe_end(out):
+    """How a run ended, in words: its steps, the last loss, and how it judges held-out pairs."""
+    words, last = [], {}
+    for record in read_log(out):
+        last.update(record)
+    if "step" in last:
+        words.append(f"{last['step']} steps")
+    if last.get("loss") is not None:
+        words.append(f"last loss {last['loss']:.4g}")
+    if last.get("eval_rewards/accuracies") is not None:
+        words.append(f"{100 * last['eval_rewards/accuracies']:.1f} % of held-out pairs judged right")
+    return ", ".join(words)

@@ -1,5 +1,6 @@
 """Where a stage's rows go: kept ones, dropped ones, and the journal of what is finished."""
 import asyncio
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -37,30 +38,35 @@ class Output:
         self.undoable = deque(maxlen=self.UNDO)  # what was Written last
         refuse_outputs(self.paths, resume)
         refuse_shared(self.paths)
-        self.made = [path for path in self.paths.values() if path and not os.path.exists(path)]
-        self.files = {name: path and open_locked(path, empty=not resume) for name, path in self.paths.items()}
         # so that a resumed stage can feed the next one again
         self.pipe, self.turn = not self.path or stat.S_ISFIFO(os.fstat(1).st_mode), asyncio.Lock()
         self.synced, self.date = time.monotonic(), datetime.date.today().isoformat()
-        if self.path:
-            self.take_up({"stage": stage, "date": self.date, "settings": settings or {}, "contents": contents or {}})
-
-    def take_up(self, head):
-        """Take up the journal of an earlier run, or begin one."""
+        self.files, self.made = dict.fromkeys(self.paths), []  # made: paths of those that were not there before
         try:
-            self.read_files(head)
+            self.open_files(empty=not resume)
+            if self.path:
+                self.take_up({"stage": stage, "date": self.date, "settings": settings or {},
+                              "contents": contents or {}})
         except UserError:
-            self.close_files()
+            self.remove_made()
             raise
 
-    def read_files(self, head):
+    def open_files(self, empty):
+        for name, path in self.paths.items():
+            if path:
+                self.files[name], new = open_locked(path, empty)
+                self.made += [path] * new
+
+    def take_up(self, head):
         """Write the journal's first line, or read the journal of an earlier run and cut the files to whole units."""
         sizes = self.sizes()
         found = read_journal(self.files["journal"], sizes, self.paths["journal"])
         self.head_size = found.head_size or len(format_row(head))
         if found.head is None:
-            if sizes["out"]:
-                raise UserError(f"{self.path}: has rows but no journal {self.paths['journal']}; name another --out", 2)
+            for name in ("out", "dropped"):
+                if sizes[name]:
+                    raise UserError(f"{self.paths[name]}: has rows but no journal {self.paths['journal']}; name "
+                                    "another file", 2)
             self.cut({"out": 0, "dropped": 0, "journal": 0})
             append_bytes(self.files["journal"], format_row(head))
             return
@@ -180,6 +186,7 @@ class Output:
                 os.ftruncate(self.files[name], sizes[name])
 
     def sync(self):
+        """Have all that was written on the disk, the journal first: rows that it does not know look like edits."""
         for name, file in self.files.items():
             if self.is_file(name):
                 os.fsync(file)
@@ -193,16 +200,21 @@ class Output:
         """How many units of an earlier run the input has not brought."""
         return sum(1 for content in self.ids.values() if content != MET)
 
-    def remove_empty(self):
-        """Remove the files that this run made, if it came to nothing."""
-        if not self.has_saved() and not self.units.total():
-            for path in self.made:
+    def is_empty(self):
+        return not self.has_saved() and not self.units.total()
+
+    def remove_made(self):
+        """Close the files and remove those that this run made: a failed start leaves nothing."""
+        self.close_files()
+        for path in self.made:
+            with contextlib.suppress(OSError):  # somebody else removed it
                 os.unlink(path)
 
     def close_files(self):
-        for file in self.files.values():
+        for name, file in self.files.items():
             if file is not None:
                 os.close(file)
+                self.files[name] = None
 
     def tally(self):
         """`collect.py: 40 in, 12 kept, 28 dropped (right 25, length 3)`; in = kept + dropped, always."""
@@ -229,27 +241,37 @@ def refuse_outputs(paths, resume):
 def refuse_shared(paths):
     """UserError for dropped rows that would land among kept rows or messages."""
     dropped = paths["dropped"]
-    if not dropped or not os.path.exists(dropped) or os.path.samefile(dropped, os.devnull):
+    if not dropped:
         return
+    for name in ("out", "journal"):
+        if paths[name] and os.path.realpath(paths[name]) == os.path.realpath(dropped):
+            raise UserError(f"--dropped {dropped}: is --out or its journal; name a file of its own", 2)
     streams = {"stderr, where messages go": os.fstat(2)}
     if not paths["out"] or stat.S_ISFIFO(os.fstat(1).st_mode):
         streams["stdout, where rows go"] = os.fstat(1)
-    if paths["out"] and os.path.exists(paths["out"]):
-        streams["--out"] = os.stat(paths["out"])
+    if not os.path.exists(dropped) or os.path.samefile(dropped, os.devnull):
+        return
     for name, stream in streams.items():
         if os.path.samestat(os.stat(dropped), stream):
             raise UserError(f"--dropped {dropped}: is {name}; name a file of its own", 2)
 
 
 def open_locked(path, empty):
-    """A file to append to, made empty if so asked, and locked: two processes in one file would damage it."""
+    """(a file to append to, whether it is new), made empty if so asked.
+
+    It is locked, for two processes in one file would damage it.
+    """
+    how, new = os.O_RDWR | os.O_CREAT | os.O_APPEND, True
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            file = os.open(path, how | os.O_EXCL, 0o666)
+        except FileExistsError:
+            file, new = os.open(path, how, 0o666), False
         if stat.S_ISREG(os.fstat(file).st_mode):  # /dev/null can be shared
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if empty:
                 os.ftruncate(file, 0)
-        return file
+        return file, new
     except BlockingIOError as error:
         raise UserError(f"{path}: another process is writing it; wait for it or name another file", 2) from error
     except FileNotFoundError as error:

@@ -90,7 +90,7 @@ def settle(scorer, device):
     scorer.fused = False
     truth, _ = sequence_logps(scorer, sequences, device)
     if not is_equal(truth[:7], truth[12:19], device):  # the same tokens, with others behind them
-        raise ValueError("its log-probs depend on later tokens; an encoder needs is_decoder in config.json")
+        raise ValueError("its log-probs depend on later tokens, so it is no causal model as configured")
     scorer.fused = isinstance(scorer.head, FusedHead) and learn_logits(scorer, sequences, device)
     if scorer.fused:
         logps, _ = sequence_logps(scorer, sequences, device)

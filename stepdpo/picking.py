@@ -26,7 +26,6 @@ def pick_likely(probs, uniform, top_p):
         512 likeliest, in the order of their ids           the nucleus .4 .3 .1 ends among them: all others are 0
         a row whose nucleus does not end among them        sorted as a whole
     """
-    import torch
     ids = probs.topk(LIKELIEST, sorted=False).indices.sort(-1).values  # by id, as in the vocabulary: equal sums
     likely = probs.gather(-1, ids)
     kept = nucleus(likely, top_p)

@@ -3,11 +3,12 @@ import math
 from array import array
 
 from stepdpo.batches import epoch_batches, split_batch
-from stepdpo.checkpoint import trained
+from stepdpo.checkpoint import trained_parameters
 from stepdpo.examples import scored_sequences
 from stepdpo.folder import load_config
+from stepdpo.processes import say
 from stepdpo.shard import build_model
-from stepdpo.trie import build_trie, kept_bytes
+from stepdpo.trie import count_slots, kept_bytes
 
 
 def shard_size(parameters, world):
@@ -17,7 +18,7 @@ def shard_size(parameters, world):
 
 def state_bytes(model, world):
     """What the first process keeps in float32. Gradients and moments are of what is trained alone."""
-    learning = trained(model).values()
+    learning = trained_parameters(model).values()
     shard = 4 * shard_size(learning, world)
     return {"weights": 4 * shard_size(model.parameters(), world), "gradients": shard,
             "Adam's moments": 2 * shard + 4 * len(learning)}  # two numbers a parameter, and a count of steps a tensor
@@ -30,9 +31,9 @@ def working_bytes(model, size, reduced, block_logits):
     gradients: the same once more to be reduced in float32, `reduced` bytes for both.
     """
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers] or [0]
-    learning = [sum(p.numel() for p in trained(layer).values()) for layer in model.layers] or [0]
+    learning = [sum(p.numel() for p in trained_parameters(layer).values()) for layer in model.layers] or [0]
     every = sum(p.numel() for p in model.parameters())
-    head = sum(p.numel() for p in trained(model.head).values()) if model.head is not None else 0
+    head = sum(p.numel() for p in trained_parameters(model.head).values()) if model.head is not None else 0
     return {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(learning),
             "head's workspace": 12 * block_logits + reduced * head}
 
@@ -42,25 +43,24 @@ def checkpointed_bytes(kept, layers, inputs):
     return kept // layers + layers * inputs
 
 
-def made_up_row(budget):
-    """The trie of a pair that fills a micro-batch: a half of it is prefix, a quarter each step."""
-    sequences = []
-    for side in (1, 2):
-        sequences.append((array("i", [0] * (budget // 2) + [side] * (budget // 4 + 1)), budget // 2))
-    return build_trie(sequences)
+def made_up_pair(budget):
+    """Sequences of a pair that fills a micro-batch: a half of it is prefix, a quarter each step."""
+    prefix = [0] * (budget // 2)
+    return [(array("i", prefix + [side] * (budget // 4 + 1)), len(prefix)) for side in (1, 2)]
 
 
-def largest_trie(pairs, batches, budget, world):
-    """The trie of most slots that a process will compute at once in an epoch, after a line about the rows."""
-    largest, computed = None, 0
+def largest_micro(pairs, batches, budget, world, shares):
+    """Sequences of the micro-batch of most slots in an epoch, after a line about the rows. shares: see split_batch."""
+    largest, most, computed = None, 0, 0
     for batch in batches:
-        for micro in filter(None, split_batch(batch, budget, world)):
-            trie = build_trie(scored_sequences([batch[place] for place in micro]))
-            computed += len(trie.ids)
-            if largest is None or len(trie.ids) > len(largest.ids):
-                largest = trie
+        for micro in filter(None, split_batch(batch, budget, world, shares)):
+            sequences = scored_sequences([batch[place] for place in micro])
+            slots = count_slots(sequences, shares)
+            computed += slots
+            if slots > most:
+                largest, most = sequences, slots
     tokens = sum(len(ids) for ids, _ in scored_sequences(pairs))
-    longest = max(len(build_trie(scored_sequences([pair])).ids) for pair in pairs)
+    longest = max(count_slots(scored_sequences([pair]), shares) for pair in pairs)
     print(f"an epoch has {tokens:,} tokens, of which sharing saves {1 - computed / tokens:.1%}; the longest row takes "
           f"{longest:,}")
     return largest
@@ -79,20 +79,26 @@ def print_plan(args, folder, pairs, prepare):
     prepare(model.model)
     budget = args.tokens_per_micro_batch
     if pairs is None:
-        trie = made_up_row(budget)
+        sequences = made_up_pair(budget)
     else:
         batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
         print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; ", end="")
-        trie = largest_trie(pairs, batches, budget, args.world)
+        sequences = largest_micro(pairs, batches, budget, args.world, model.by_trie)
+    slots = count_slots(sequences, model.by_trie)
     states, working = state_bytes(model, args.world), working_bytes(model, size, reduced, BLOCK_LOGITS)
-    kept, depth = kept_bytes(model, trie), len(model.layers)
-    least = checkpointed_bytes(kept, depth, size * len(trie.ids) * model.config.hidden_size)
     held, work = sum(states.values()), sum(working.values())
-    every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained(model).values()))
+    every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))
           + "; each takes, in GiB:")
-    for name, number in [*states.items(), *working.items(), (f"activations of {len(trie.ids):,} tokens", kept),
-                         ("  with --checkpointing", least), ("in all", held + work + kept),
-                         ("  with --checkpointing", held + work + least),
-                         ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]:
+    lines = [*states.items(), *working.items()]
+    try:
+        kept = kept_bytes(model, sequences)
+        least = checkpointed_bytes(kept, len(model.layers), size * slots * model.config.get_text_config().hidden_size)
+        lines += [(f"activations of {slots:,} tokens", kept), ("  with --checkpointing", least),
+                  ("in all", held + work + kept), ("  with --checkpointing", held + work + least),
+                  ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]
+    except (RuntimeError, NotImplementedError):  # what torch raises where a model looks at values on meta
+        lines += [("in all, without activations", held + work)]
+        say("what this model keeps for the backward pass cannot be told from shapes: it looks at values on the way")
+    for name, number in lines:
         print(f"{name:36}{number / 2 ** 30:9.2f}")

@@ -5,7 +5,7 @@ OUT/reference.safetensors     "pairs" and "eval_pairs": the log-probs of all sco
 import os
 
 from stepdpo.batches import split_batch
-from stepdpo.examples import count_tokens, scored_sequences
+from stepdpo.examples import Example, count_tokens, scored_sequences
 from stepdpo.processes import say
 from stepdpo.shard import no_gradients
 from stepdpo.trie import sequence_logps
@@ -13,14 +13,15 @@ from stepdpo.trie import sequence_logps
 AT_ONCE = 1024  # examples that are cut into micro-batches together
 
 
-def add_references(path, pairs, held_out, load_reference, budget, mesh):
-    """(pairs, held-out pairs) with their log-probs under the reference, from `path` where an earlier start kept them.
+def add_references(out: str, pairs: list[Example], held_out: list[Example], load_reference, budget: int, mesh):
+    """(pairs, held-out pairs) with their log-probs under the reference, from OUT where an earlier start kept them.
 
     load_reference() gives the model, which is let go when it has answered. budget: slots of a micro-batch.
     """
+    path = os.path.join(out, "reference.safetensors")
     references = read_references(path, {"pairs": pairs, "eval_pairs": held_out})
     if references is None:
-        say(f"{path}: asking the reference model")
+        say(f"{out}: asking the reference model")
         reference = load_reference()
         references = {"pairs": ask_reference(reference, pairs, budget, mesh),
                       "eval_pairs": ask_reference(reference, held_out, budget, mesh)}
@@ -30,7 +31,7 @@ def add_references(path, pairs, held_out, load_reference, budget, mesh):
     return pairs, held_out
 
 
-def ask_reference(model, examples, budget, mesh):
+def ask_reference(model, examples: list[Example], budget: int, mesh) -> list:
     """The log-probs of the scored tokens of each example under `model`, a list of CPU tensors in float32.
 
     Each process asks its share of the micro-batches, of at most `budget` slots, and gets all answers.
@@ -42,7 +43,7 @@ def ask_reference(model, examples, budget, mesh):
     with no_gradients(model):
         for begin in range(0, len(examples), AT_ONCE):
             chunk = examples[begin:begin + AT_ONCE]
-            for micro in split_batch(chunk, budget, world)[rank::world]:
+            for micro in split_batch(chunk, budget, world, model.by_trie)[rank::world]:
                 asked = [chunk[place] for place in micro] or chunk[:1]  # all processes gather the weights together
                 logps, _ = sequence_logps(model, scored_sequences(asked), device)
                 parts = logps.cpu().split([count_tokens(*example.sequences) for example in asked])
@@ -53,17 +54,18 @@ def ask_reference(model, examples, budget, mesh):
     return [answers[place] for place in range(len(examples))]
 
 
-def keep_references(path, references):
+def keep_references(path: str, references: dict):
     """Write {name: log-probs of each example} from one process, so that a killed run leaves the old file or the new."""
     import torch
     import torch.distributed as dist
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     if dist.get_rank() == 0:
-        save_file({name: torch.cat(logps) for name, logps in references.items() if logps}, path + ".new")
+        with open(path + ".new", "wb") as file:
+            file.write(save({name: torch.cat(logps) for name, logps in references.items() if logps}))
         os.replace(path + ".new", path)
 
 
-def read_references(path, sets):
+def read_references(path: str, sets: dict) -> dict | None:
     """What `keep_references` wrote, or None where it wrote nothing. sets: {name: examples}."""
     import torch.distributed as dist
     from safetensors.torch import load_file

@@ -12,13 +12,15 @@ import math
 
 import torch
 
-from loss import read_tokens
+from loss import token_readings
+from stepdpo.attention import Unserved
 
 
 class FusedHead(torch.nn.Linear):
     """Stands in for a linear output head: same weights, same name, but it answers with readings of asked tokens.
 
-    Asked nothing it gives logits, as the head did.
+    Asked nothing it gives logits, as the head did. FSDP gathers the weights of a module when it is called, hence a
+    module and not a function.
 
     Models do something to their logits: they scale them, or cap them as cap·tanh(logits / cap). learn_logits of
     paths.py finds out what.
@@ -29,7 +31,7 @@ class FusedHead(torch.nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.cap = 1.0, None
         self.asked = None   # (slots, targets) of the forward pass that is under way
-        self.answer = None  # (1, N, K) readings, see read_tokens of loss.py
+        self.answer = None  # (1, N, K) readings, see token_readings of loss.py
         self.echo = None    # (1, 1, V) logits to give instead, see learn_logits
 
     def forward(self, hidden):
@@ -42,7 +44,7 @@ class FusedHead(torch.nn.Linear):
         hidden, bias = hidden[0, slots], self.bias
         if self.scale != 1:
             hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
-        readings = read_tokens(hidden, self.weight, targets, bias, self.cap)
+        readings = token_readings(hidden, self.weight, targets, bias, self.cap)
         self.answer = readings[None].clone()  # no view: FSDP hangs a hook on what is returned
         return self.answer
 
@@ -72,7 +74,9 @@ class Scorer(torch.nn.Module):
         self.use_trie(False)
 
     def use_trie(self, by_trie):
-        """Choose the path. ValueError where transformers cannot exchange this model's attention."""
+        """Choose the path. Unserved where transformers cannot exchange this model's attention."""
+        if by_trie and not self.model._can_set_attn_implementation():
+            raise Unserved("has attention that cannot be exchanged")
         self.by_trie = by_trie
         self.alone_above = length_limit(self.ropes) if by_trie else 0
         self.model.set_attn_implementation("stepdpo" if by_trie else self.own_attention)
@@ -80,7 +84,8 @@ class Scorer(torch.nn.Module):
     def forward(self, placed, as_logits=False):
         """placed: a PlacedTrie. Returns the readings (M, K) at its sequences' targets, in float32.
 
-        Where the head is not fused there is one reading, the log-prob. as_logits: what the model itself returns, (1, slots, V).
+        Where the head is not fused there is one reading, the log-prob. as_logits: what the model itself returns,
+        (1, slots, V).
         """
         forget_lengths(self.ropes)
         how = {}

@@ -6,7 +6,7 @@ import asyncio
 
 from stepdpo.command import UserError
 from stepdpo.connection import connect
-from stepdpo.prompts import encodable, encode
+from stepdpo.prompts import bos, encodable, encode
 from stepdpo.reply import FILTERED, REFUSED, TOO_LONG, Refused, Reply, trim
 from stepdpo.settings import CONTEXT, PROMPT_TOKENS, Refusal, Settings
 
@@ -21,7 +21,7 @@ def completion_server(base_url, model, tokenizer, stop, limits, how, end=()):
     The text already holds the beginning-of-sequence token. So token ids are sent where the server takes them, else
     the text with add_special_tokens off, else (a server that knows neither) the text less that token.
     """
-    start = tokenizer.bos_token or ""
+    start = bos(tokenizer)  # what the server's tokenizer puts there itself, not what merely has the name
     # ids in the extra body, for the client looks at each id of its own `prompt`: 18 ms for 500 of them
     forms = [lambda text, ids: {"prompt": ids},
              lambda text, ids: {"prompt": encodable(text), "add_special_tokens": False},
@@ -106,31 +106,11 @@ def negotiator(send, settings, forms, max_tokens, find_length=None):
                                   is dropped
     Raises Refused for what drops the row, UserError for what ends the run.
     """
-    context = {"length": None, "looked up": None}
-    one_at_a_time = asyncio.Lock()
-
-    async def room(ids):
-        """How many tokens an answer to these may have."""
-        if find_length and context["looked up"] is None:
-            context["looked up"] = asyncio.ensure_future(find_length())
-        listed = await asyncio.shield(context["looked up"]) if find_length else None
-        length = context["length"] or listed
-        return max_tokens if length is None or ids is None else min(max_tokens, length - len(ids))
-
-    async def check_settings(refusal, ids):
-        """UserError if the server refuses a plain sum as well: then it is not the row's fault."""
-        async with one_at_a_time:
-            try:
-                limit = 16 if settings.accepted else max_tokens
-                sum_ids = ids and ids[:1]
-                await send({**settings.body(0, limit), **forms[0]("1 + 1 =", sum_ids)})
-                settings.accepted = True
-            except Refusal:
-                raise UserError(f"{settings.where}: refuses what it is asked, whatever the row: {refusal.words}; "
-                                "change the settings and go on with --resume") from refusal
+    context = Context(max_tokens, find_length)
+    check_settings = settings_checker(send, settings, forms, max_tokens)
 
     async def ask(text, ids, seed):
-        limit = await room(ids)
+        limit = await context.room(ids)
         for _ in range(ROUNDS):
             if limit < 1:
                 raise Refused(TOO_LONG)
@@ -142,7 +122,7 @@ def negotiator(send, settings, forms, max_tokens, find_length=None):
             except Refusal as error:
                 refusal = error
             if refusal.is_about_length():
-                context["length"] = stated_length(refusal) or context["length"]
+                context.length = stated_length(refusal) or context.length
                 limit = shorter(refusal, limit, ids)
             elif refusal.is_about_content():
                 raise Refused(FILTERED, refusal.words)
@@ -155,6 +135,40 @@ def negotiator(send, settings, forms, max_tokens, find_length=None):
                 raise Refused(REFUSED, refusal.words)
         raise Refused(REFUSED, refusal.words)
     return ask
+
+
+class Context:
+    """How long an answer may be: max_tokens, or what the model's context leaves of it where that is known.
+
+    find_length(): a coroutine, asked once, for the length of the context or None.
+    """
+    def __init__(self, max_tokens, find_length=None):
+        self.max_tokens, self.find_length = max_tokens, find_length
+        self.length, self.looking = None, None
+
+    async def room(self, ids):
+        """The most tokens of an answer to these, which may be None where only the server knows them."""
+        if self.find_length and self.looking is None:
+            self.looking = asyncio.ensure_future(self.find_length())
+        listed = await asyncio.shield(self.looking) if self.looking else None
+        length = self.length or listed
+        return self.max_tokens if length is None or ids is None else min(self.max_tokens, length - len(ids))
+
+
+def settings_checker(send, settings, forms, max_tokens):
+    """check(refusal, ids): UserError if the server refuses a plain sum as well; then it is not the row's fault."""
+    one_at_a_time = asyncio.Lock()
+
+    async def check(refusal, ids):
+        async with one_at_a_time:
+            limit = 16 if settings.accepted else max_tokens
+            try:
+                await send({**settings.body(0, limit), **forms[0]("1 + 1 =", ids and ids[:1])})
+                settings.accepted = True
+            except Refusal:
+                raise UserError(f"{settings.where}: refuses what it is asked, whatever the row: {refusal.words}; "
+                                "change the settings and go on with --resume") from refusal
+    return check
 
 
 def stated_length(refusal):

@@ -15,7 +15,6 @@ from stepdpo.reply import REFUSED, GaveUp, Refused
 from stepdpo.rows import printable, read_lines, stream_rows
 
 TWICE = "duplicate id"  # why a row is dropped whose id another one had
-FIRST = 16  # refusals from the start, and the settings are at fault
 # Flags that do not decide what rows say: with --resume they may differ from those of the earlier run. What the input
 # says is compared row by row.
 MAY_DIFFER = {"input", "out", "dropped", "resume", "compare", "score", "ask", "concurrency", "timeout", "batch_size",
@@ -103,11 +102,12 @@ def run_stage(output, path, required, units, work, concurrency, per_row=1, each=
         raise
     finally:
         output.sync()
-        if code != 0:
-            output.remove_empty()
+        if code != 0 and output.is_empty():
+            output.remove_made()
         if code != 141:  # then nobody is listening
             inform(output.tally())
-    refuse_unanswered(output)
+    if code == 0:
+        refuse_unanswered(output)
     return code
 
 
@@ -134,7 +134,7 @@ async def drive(run, path, required, units):
 
 def go_on_later(error, output):
     """What ends a run, with the advice to resume it where that helps."""
-    if output.has_saved() and "--resume" not in str(error):
+    if error.code == 1 and output.has_saved() and "--resume" not in str(error):
         return UserError(f"{error}; what is done is saved, go on with --resume", error.code)
     return error
 
@@ -242,13 +242,9 @@ def give_up(run, unit, error):
 
 
 def notice_refusal(output, row, detail):
-    """Show the first refusal of a kind; all are counted. UserError when the server refuses all from the start."""
-    reason = row["drop"]
-    if not output.units[reason]:
-        inform(printable(f"{output.stage}: {row['id']}: {reason} {detail}"))
-    if reason == REFUSED and output.units.total() == output.units[REFUSED] >= FIRST:
-        raise UserError(f"the server refused the first {FIRST} rows, this one so: {detail}; change what it is "
-                        "asked (or the order of the rows) and name another --out")
+    """Show the first refusal of a kind; all are counted."""
+    if not output.units[row["drop"]]:
+        inform(printable(f"{output.stage}: {row['id']}: {row['drop']} {detail}"))
 
 
 def interrupt(run):

@@ -81,7 +81,7 @@ def sequence_readings(model, sequences, device):
     """Readings at the targets of [(token ids, index of the first target)], differentiable in the model's weights.
 
     model: of scorer.py. Returns (readings (M, K) in float32, one sequence after another in the order given and each
-    sequence's targets in order; how many tokens were computed). Columns: of read_tokens, loss.py; log-probs first.
+    sequence's targets in order; how many tokens were computed). Columns: of token_readings, loss.py; log-probs first.
     """
     import torch
 
@@ -118,11 +118,16 @@ def count_passes(model, own, device):
     """The most forward passes that any process needs now; the same number everywhere but for some models."""
     import torch
     import torch.distributed as dist
-    if model.alone_above == math.inf or dist.get_world_size() == 1:
+    if model.alone_above == math.inf or not dist.is_initialized():  # --plan has no processes
         return own
     most = torch.tensor(own, device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return most.item()
+
+
+def count_slots(sequences, shares=True):
+    """How many tokens are computed for [(token ids, index of the first target)]. shares: as one trie, else each alone."""
+    return len(build_trie(sequences).ids) if shares else sum(len(ids) for ids, _ in sequences)
 
 
 def sequence_logps(model, sequences, device):
@@ -131,11 +136,9 @@ def sequence_logps(model, sequences, device):
     return readings[:, 0], slots
 
 
-def kept_bytes(model, trie):
-    """Bytes beside the weights that a forward pass keeps for the backward pass; a model on "meta" computes nothing."""
+def kept_bytes(model, sequences):
+    """Bytes beside the weights that forward passes keep for the backward pass; a model on "meta" computes nothing."""
     import torch
-
-    from stepdpo.attention import place_trie
     weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
 
     def note(tensor):
@@ -143,5 +146,5 @@ def kept_bytes(model, trie):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(place_trie(trie, next(model.parameters()).device))
+        sequence_logps(model, sequences, next(model.parameters()).device)
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)

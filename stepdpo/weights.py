@@ -14,7 +14,6 @@ from stepdpo.command import UserError
 from stepdpo.folder import first_line, load_config
 from stepdpo.processes import say
 
-
 # ----------------------------------------------------------------------------------------------- loading
 
 def open_weights(files):
@@ -101,8 +100,8 @@ def check_tied(model, folder, target, name, renamed, sources):
     """UserError where files hold two different tensors for a weight that the configuration ties to another."""
     other = renamed.get(model.all_tied_weights_keys.get(target))
     if other and not sources[name].get_tensor(name).equal(sources[other].get_tensor(other)):
-        raise UserError(f"{folder}: config.json ties {target} to {model.all_tied_weights_keys[target]}, and they differ "
-                        "in its files; set tie_word_embeddings to what is meant", 2)
+        raise UserError(f"{folder}: config.json ties {target} to {model.all_tied_weights_keys[target]}, and in its files "
+                        "they differ; set tie_word_embeddings to what is meant", 2)
 
 
 def fill_rows(tensor, file, name, folder):
@@ -149,7 +148,7 @@ def draw_weights(model, folder, seed, keep):
 # ----------------------------------------------------------------------------------------------- and back
 
 def file_tensors(model, gather):
-    """Yields (name, tensor) of every weight as a folder's files hold it, layer by layer, so that one is whole at a time.
+    """Yields (name, tensor) of every weight as a folder's files hold it, layer by layer: one is whole at a time.
 
     model: a Scorer. gather: makes a weight whole, or a stand-in for it.
     """

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import runpy
 import socket
@@ -19,7 +20,15 @@ SHARED = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long, and forks
+FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
+                              "transformers.models.llama.modeling_llama"])
+
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: its data may not be shipped")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "all_models: every family of tests/architectures.py, not the sample alone")
 
 
 def start(script, *flags, env=None, **how):

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 DATA = ROOT.parent / "shared" / "data"
 
 from stepdpo.answers import extract_answer, read_number, same_answer  # noqa: E402
+from stepdpo.expressions import read_answer  # noqa: E402
 
 # (prediction, answer): written differently, equal
 EQUAL = [
@@ -119,6 +120,7 @@ EQUAL = [
     ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     ("0.4444444444444444", "4/9"), ("0.1646090535", r"\frac{40}{243}"),
     ("25/38", "0.657894736842105"),
+    ("1.646090535e-01", r"\frac{40}{243}"), (r"1.646090535 \times 10^{-1}", r"\frac{40}{243}"),
     (r"a+b=5", "5"), ("sin A = 8/17", "8/17"), (r"\sqrt2 \approx 1.41", r"\sqrt2"), (r"12\,34", "1234"),
     (r"1\frac{5}{4}", "9/4"), ("3,5", "x=3 or x=5"),
     ("USD 5", "5"),
@@ -310,6 +312,8 @@ EXTRACT = [
     # the second table
     (r"So the total is \(12\) apples. Therefore, the answer is \(12\).", "12"),
     ("... giving us\n\n$$x = \\boxed{\\frac{3}{4}}$$", "3/4"), (r"The final answer is: $\boxed{5}$", "5"),
+    ("\\boxed{5}\n\n#### Verification\nIt holds, as 2 + 3 shows.", "5"), ("#### 2. Solve\nHence x is 7.", "7"),
+    ("#### 2. Solve\n2x = 14\n#### 7", "7"),
     ("Answer: **B**", "B"), ("The correct option is (D) 45.", "D"), ("####  -12", "-12"), ("Thus, x equals 7.", "7"),
     ("She pays $45 in total.", "45"), (r"Therefore the answer is $\sqrt{2}$, since a > 0.", r"\sqrt2"),
     ("My answer is 3/8", "3/8"),
@@ -329,6 +333,58 @@ def test_extracts_the_last_final_answer(completion, answer):
     "", "   ", "I do not know.", "Let's think step by step.", "\\boxed{}", "The answer is", "####", "\n\n"])
 def test_no_answer_is_none(completion):
     assert extract_answer(completion) is None
+
+
+# answers as models write them: nine kinds, each row with a gold answer, a prediction or a whole response, and the truth
+# (`cut`: the response was cut by its length). The sets were written before the code: docs/grading.md.
+
+CASES = [json.loads(line) for line in (ROOT / "tests/answer_cases.jsonl").open(encoding="utf-8")]
+
+
+def verdict(row):
+    prediction = row["prediction"]
+    if row.get("whole"):
+        prediction = extract_answer(prediction, cut=row.get("cut", False)) or ""
+    return same_answer(prediction, row["gold"])
+
+
+@pytest.mark.parametrize("kind", sorted({row["kind"] for row in CASES}))
+def test_answers_as_models_write_them(kind):
+    rows = [row for row in CASES if row["kind"] == kind]
+    assert {True, False} == {row["equal"] for row in rows} and len(rows) >= 100
+    assert [row for row in rows if verdict(row) != row["equal"]] == []
+
+
+def test_cases_of_public_reports():
+    path = ROOT.parent / "shared" / "cases" / "grading.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is absent: the shared cases are not shipped")
+    assert [row for row in map(json.loads, path.open(encoding="utf-8")) if verdict(row) != row["equal"]] == []
+
+
+def test_a_cut_completion_has_an_answer_only_where_one_is_stated():
+    for text in ("so x = 5", "She has 3 apples and 5", "Option C", r"we get $\frac{1}{2}$", r"the count is \boxed{5"):
+        assert extract_answer(text, cut=True) is None
+        assert extract_answer(text) is not None
+    for text in (r"\boxed{5}", "The answer is 5", "#### 5", "<answer>5</answer>", "**Answer:** 5"):
+        assert extract_answer(text + "\nNow 7", cut=True) == extract_answer(text + "\nNow 7") == "5"
+
+
+@pytest.mark.parametrize("text, tree", [
+    ("2x + 1", ("+", ("*", 2, "x"), 1)), (r"-2^2", ("neg", ("^", 2, 2))), ("a/bc", ("*", ("/", "a", "b"), "c")),
+    (r"\frac12x", ("*", ("/", 1, 2), "x")), (r"{a+1 \over 2}", ("/", ("+", "a", 1), 2)),
+    ("0 < x <= 1", ("rel", 0, "<", "x", "<=", 1)), ("x > 2", ("rel", 2, "<", "x")), ("3:2:1", ("()", 3, 2, 1)),
+    ("1, 2, and 3", (",", 1, 2, 3)), (r"\pm 2", (",", 2, -2)), (r"\{1, 2\}", ("{}", 1, 2)), ("[0, 1)", ("[)", 0, 1)),
+    (r"\{x \mid x < 2\}", ("rel", "x", "<", 2)), (r"2k, k \in Z", ("where", ("*", 2, "k"), ("rel", "k", r"\in", "Z"))),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", ("matrix", ("()", 1, 2), ("()", 3, 4))), ("5 dozen", ("*", 5, 12)),
+    (r"5\text{ cm}^2", ("*", 5, ("^", '"cm"', 2))), ("$5 million", ("*", ("*", 5, 10 ** 6), '"dollar"')),
+    ("7 remainder 1", ("text", "7 remainder 1")), (r"\sqrt[3]{x}", ("^", "x", ("/", 1, 3)))])
+def test_the_tree_of_an_answer(text, tree):
+    def plain(node):  # "x" for ("name", "x"), 2 for ("num", 2, 0)
+        if not isinstance(node, tuple) or node[0] == "text":
+            return node
+        return node[1] if node[0] in ("num", "name") else (node[0], *map(plain, node[1:]))
+    assert plain(read_answer(text)) == tree
 
 
 # laws over real golds
@@ -355,7 +411,7 @@ def test_every_gold_equals_itself(name, field):
 def test_one_changed_digit_or_sign_is_wrong(name, field):
     for gold in {row[field] for row in load(name)}:
         for m in re.finditer(r"\d", gold):
-            for digit in "0123456789" if name != "grading_cases" else str((int(m[0]) + 1) % 10):  # long golds: one other
+            for digit in "0123456789" if name != "grading_cases" else str((int(m[0]) + 1) % 10):  # long: one
                 if digit != m[0]:
                     changed = gold[:m.start()] + digit + gold[m.end():]
                     assert not same_answer(changed, gold), (changed, gold)
@@ -488,8 +544,9 @@ PIECES = st.sampled_from(
     r"\sqrt|\sqrt[3]|"
     r"\sin|\log_|\binom|\text{cm}|\text{|"
     r"\pm|\cup|\begin{pmatrix}|\end{pmatrix}|&|\\|%|\%|$|\$|°|^\circ|½|²|√|and|or|apples|sqrt(|**|"
-    r"1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0|\in|\neq|\setminus|\mid|\{x|\over|\mathbb{R}|"
-    r"\begin{cases}|\end{cases}|[[|]]| for all |where| is |dozen|squared|I|k|\cos|\ln|10^|\boxed{1}|<|im_end".split("|"))
+    r"1,000|:|.|\left(|\right)|\boxed{|'|\overline{3}|\approx|A)|(B)|e9|\0|\in|\neq|\setminus|\mid|\{x|\over|[[|]]|"
+    r"\mathbb{R}|\begin{cases}|\end{cases}| for all |where| is |dozen|squared|I|k|\cos|\ln|10^|\boxed{1}|<|im_end"
+    .split("|"))
 ANSWERS = st.one_of(
     st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60),
     st.from_regex(r"\A-?\d{1,6}(\.\d{1,4})?(/\d{1,3})?( [a-z]{1,5})?\Z"))

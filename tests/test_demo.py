@@ -319,7 +319,8 @@ def test_table_and_picture(tmp_path):
     (tmp_path / "times.tsv").write_text("before\t20\n")
     (tmp_path / "before.log").write_text("evaluate.py: 40 in, 30 kept, 10 dropped (length 10)\n")
     text = "\n".join(table.table(tmp_path))
-    assert re.search(r"final answer right +75\.0 % .* 100\.0 % .*\+25\.0 points \[\+12\.5, \+37\.5\]", text)
+    assert re.search(r"final answer right +75\.0 % .* 100\.0 % .*\+25\.0 points \[\+9\.3, \+38\.3\]", text)
+    # two problems are added, one won by each: mean 10/42, standard error sqrt((12/42 - (10/42)²) / 42)
     assert re.search(r"every step right +75\.0 %", text) and "1 of 2 located" in text and "1 of 1 pairs" in text
     assert re.search(r"before: evaluate.py +40 +30 +10 +length 10", text) and "wrong one: 50 %" not in text
     picture.draw(tmp_path, tmp_path / "picture.png")
@@ -506,11 +507,22 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "times.tsv").write_text("SFT\t60.0\t30.0\ncollect\t30.0\t20.0\ncollect\t30.0\t10.0\n")
     report.write_report(some)
     text = (tmp_path / "report.md").read_text()
-    # a quarter of the problems gained: mean 25, standard error sqrt(0.25 * 0.75 / 99)
-    assert "| Step-DPO | 1 | 75.0 | +25.0 [+16.5, +33.5] |" in text and "SFT seed 1" not in text
+    # 25 of 100 problems gained, and one of either kind added: 25/102, standard error sqrt((27/102 - (25/102)²) / 102)
+    assert "| Step-DPO | 1 | 75.0 | +25.0 [+15.7, +33.3] |" in text and "SFT seed 1" not in text
     assert "| SFT | 1 | 50.0 |  |" in text and "located by" not in text
     assert "| collect | 2 | 1.0 | 0.5 | 50.0 % |" in text
     assert (tmp_path / "figure2.png").stat().st_size > 9000
+
+
+def test_the_world_is_a_judge(run):
+    """locate.py takes demo/exact.py by its path."""
+    story = {"prompt": STORY, "answer": "110"}
+    told = [["60 + 15 = 75", "75 - 20 = 65", "65 × 2 = 130"], ["60 + 15 = 75", "75 - 20 = 55", "55 × 2 = 120"]]
+    rows = [{**story, "id": str(n), "completion": world.solution_text(
+        [f"\nStep {k}: So {text}." for k, text in enumerate(steps, 1)], int(steps[-1].split()[-1]), None)}
+        for n, steps in enumerate(told)]
+    located = run("locate.py", "--judge", ROOT / "demo/exact.py", rows=rows).rows
+    assert {row["id"]: row["bad_step"] for row in located} == {"0": 2, "1": 3}
 
 
 def test_true_steps_are_those_of_the_solution():

@@ -280,6 +280,10 @@ def test_the_reference_is_reused_for_nothing_else(tiny_model, tmp_path):
     (out / "run.json").write_text(json.dumps(run))
     with pytest.raises(UserError, match="made with another --device;"):
         fit(tiny_model, pairs, out, *flags, resume=True)
+    for damaged in ("", "{", "[]", "{}", '{"settings": 3, "finished": true}'):
+        (out / "run.json").write_text(damaged)
+        with pytest.raises(UserError, match="run.json: does not hold the settings of a run"):
+            fit(tiny_model, pairs, out, *flags, resume=True)
     (out / "run.json").unlink()
     with pytest.raises(UserError, match="run.json is gone"):
         fit(tiny_model, pairs, out, *flags, resume=True)

@@ -878,12 +878,14 @@ def test_a_resumed_score_is_of_all_rows_and_its_cost_of_those_asked_now(run, tmp
     (tmp_path / "bench.jsonl").write_text(lines)
     whole = run("locate.py", *flags).err
     journal = (tmp_path / "o.jsonl.done").read_bytes().splitlines(keepends=True)
-    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))
-    resumed = run("locate.py", *flags, "--resume").err
+    (tmp_path / "o.jsonl.done").write_bytes(b"".join(journal[:3]))  # as if it had been killed after two rows
+    os.truncate(tmp_path / "o.jsonl", json.loads(journal[2])["out"])
+    resumed = run("locate.py", *flags, "--resume").err.splitlines()
     figures = [line for line in whole.splitlines() if "per 1,000" not in line]
-    assert [line for line in resumed.splitlines() if "per 1,000" not in line] == figures and "per 1,000" in resumed
-    again = run("locate.py", *flags, "--resume").err
-    assert [line for line in again.splitlines()] == figures  # nobody was asked
+    assert resumed[0] == "locate.py: 2 rows are of an earlier run" and "per 1,000" in resumed[-1]
+    assert resumed[1:-1] == figures
+    again = run("locate.py", *flags, "--resume").err.splitlines()
+    assert again == ["locate.py: 6 rows are of an earlier run", *figures]  # nobody was asked
 
 
 def test_a_refused_row_counts_as_missed(faulty, run):

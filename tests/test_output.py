@@ -137,6 +137,10 @@ def test_rows_without_a_journal_are_refused(tmp_path, whole):
         write_files(tmp_path / "rows", {**files, "journal": files["journal"][:cut]})
         with pytest.raises(UserError, match="rows: has rows but no journal"):
             write(tmp_path / "rows", units(20), resume=True)
+        write_files(tmp_path / "dropped", {"dropped": files["dropped"], "journal": files["journal"][:cut]})
+        with pytest.raises(UserError, match="dropped.dropped.jsonl: has rows but no journal"):
+            write(tmp_path / "dropped", units(20), resume=True)
+        assert (tmp_path / "dropped.dropped.jsonl").read_bytes() == files["dropped"]
     write_files(tmp_path / "rows", {"out": b"", "dropped": b"", "journal": files["journal"][:20]})
     assert write(tmp_path / "rows", units(20), resume=True) == tally, "killed while it wrote the head"
 
@@ -157,8 +161,12 @@ def test_output_refuses_what_would_do_damage(tmp_path):
         assert said in done.stderr and bool(done.returncode) == bool(said)
     with pytest.raises(UserError, match="--resume needs --out FILE"):
         Output("stage", resume=True)
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match="no/folder: no such folder; make it"):
         Output("stage", str(tmp_path / "no" / "folder" / "rows"))
+    with pytest.raises(UserError, match="no/folder: no such folder; make it"):
+        Output("stage", str(tmp_path / "new"), str(tmp_path / "no" / "folder" / "rows"))
+    assert sorted(tmp_path.iterdir()) == before, "a failed start leaves nothing"
     kept = Output("stage", dropped=str(tmp_path / "dropped"))  # a pipe's dropped rows have a lock, too
     with pytest.raises(UserError, match="another process is writing it"):
         Output("stage", dropped=str(tmp_path / "dropped"))

@@ -153,7 +153,7 @@ def test_a_run_keeps_its_date(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------- no answer came
 
 def test_rows_without_an_answer_stay_in_the_denominator(run, faulty, tiny_model, tmp_path):
-    url = faulty("--rate", 0.4, "--faults", "422")
+    url = faulty("--rate", 0.4, "--faults", "filter")
     rows = [{**row, "answer": "1"} for row in PROBLEMS[:12]]
     flags = served(tiny_model, url, "--samples", 2, "--temperature", 1, "--out", "o")
     done = run("evaluate.py", *flags, rows=rows)
@@ -176,7 +176,7 @@ def test_rows_that_were_given_up_stay_in_the_denominator(run, faulty, tiny_model
 
 @pytest.mark.parametrize("script", ["evaluate.py", "collect.py", "locate.py", "correct.py"])
 def test_a_stage_none_of_whose_rows_was_answered_fails(run, faulty, tiny_model, script):
-    url = faulty("--rate", 1, "--faults", "422")
+    url = faulty("--rate", 1, "--faults", "filter")
     flags = served(tiny_model, url)
     rows = [{**row, "completion": None} for row in PROBLEMS[:2]]
     if script == "locate.py":
@@ -203,3 +203,12 @@ def test_what_ends_a_run_names_resume_where_rows_were_saved(faulty, tiny_model, 
     said, code = collect(faulty("--rate", 0.2, "--faults", "401"))
     assert code == 1 and said.endswith("; what is done is saved, go on with --resume") and "API key" in said
     assert collect(faulty(), "--resume")[1] == 0
+
+
+def test_the_fault_of_a_row_is_not_mended_by_resuming(run):
+    """A bad line is (once it is mended); an input that does not belong to the output is not."""
+    rows = to_lines(with_ids(answers(2), "a")).encode()
+    done = run("evaluate.py", "--out", "o", stdin=rows + b"{oops\n", code=1)
+    assert done.err.splitlines()[-1].endswith("this line; what is done is saved, go on with --resume")
+    done = run("evaluate.py", "--out", "o", "--resume", rows=with_ids(answers(2, "2"), "a"), code=2)
+    assert done.err.splitlines()[-1].endswith("go on with the old input, or name another --out")

@@ -2,6 +2,7 @@
 import json
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import PROBLEMS, served, tally
@@ -89,8 +90,11 @@ def test_refused_settings_end_the_run_and_cost_nothing(run, faulty, tiny_model, 
         done = run(script, *flags, "--concurrency", 8, "--out", script, rows=rows, code=1)
         assert "refuses what it is asked, whatever the row: " in done.err and "fault with this" in done.err
         assert f"{script}: 0 in, 0 kept, 0 dropped" in done.err and len(done.err.splitlines()) == 2
-        assert list(tmp_path.iterdir()) == []
+        assert not list(tmp_path.glob(f"{script}*")), "nothing is left that --resume would take for done"
         assert sum(json.load(urllib.request.urlopen(url)).values()) < 60
+    done = run("collect.py", *served(tiny_model, faulty()), "--keep", "all", "--out", "collect.py", "--resume",
+               rows=PROBLEMS)
+    assert tally(done, "collect.py") == (72, 72, 0)
 
 
 NEUTRAL = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}
@@ -124,6 +128,26 @@ def test_parameters_are_negotiated(run, faulty, tiny_model, flags):
     assert len(said) == (2 if "," in flags and "one-of" not in flags or "schema" in flags else 1 if flags else 0)
     if "generation_config" in flags:
         assert "generation_config.json sets them there, they apply and cannot be neutralised" in done.err
+
+
+def test_a_prompt_as_text_is_whole(run, faulty, tiny_model, tmp_path):
+    """Less the token that the server's tokenizer puts before every text, and no other, whatever bos_token says."""
+    for path in Path(tiny_model).iterdir():
+        if "safetensors" not in path.name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": "<|user|>"}))
+    core = json.loads((tmp_path / "tokenizer.json").read_text())
+    url = faulty("--strict", "--no-ids")
+    run("collect.py", *served(tmp_path, url), rows=PROBLEMS[:1])
+    assert asked(url)[-1]["prompt"].startswith("<|user|>What is 2")
+    number = next(token["id"] for token in core["added_tokens"] if token["content"] == "<|user|>")
+    core["post_processor"] = {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<|user|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [number], "tokens": ["<|user|>"]}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core))
+    run("collect.py", *served(tmp_path, url), rows=PROBLEMS[:1])
+    assert asked(url)[-1]["prompt"].startswith("What is 2")
 
 
 def test_a_judge_of_today_is_asked_as_it_takes_it(run, faulty):

@@ -93,7 +93,8 @@ def test_an_empty_value_is_refused(script, capsys):
     ("$P $R/collect.py rows --dropped /dev/stdout | cat > f", "stdout, where rows go"),
     ("$P $R/collect.py rows --out o --dropped /dev/stdout | cat > f", "stdout, where rows go"),
     ("$P $R/collect.py rows --dropped /dev/stderr 2> >(cat >&2)", "stderr, where messages go"),
-    ("$P $R/collect.py rows --out o; $P $R/collect.py rows --resume --out o --dropped o", "--out")])
+    ("$P $R/collect.py rows --out o --dropped ./o", "--out or its journal"),
+    ("$P $R/collect.py rows --out o --dropped o.done", "--out or its journal")])
 def test_dropped_rows_need_a_file_of_their_own(tmp_path, command, stream):
     (tmp_path / "rows").write_text(to_lines(ROWS))
     done = shell(f"set -o pipefail; {command}", tmp_path)

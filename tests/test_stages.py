@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
@@ -22,7 +21,7 @@ ASK = ["--temperature", "1", "--max-tokens", "60"]
 
 BAD = [  # script, flags, rows, exit code, what stderr says
     ("evaluate.py", [], [PROBLEMS[0]], 2, "no --model"),
-    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "/nowhere: no tokenizer there"),
+    ("evaluate.py", ["--model", "/nowhere"], [PROBLEMS[0]], 2, "--model /nowhere: no such folder"),
     ("evaluate.py", ["--samples", 3], [PROBLEMS[0]], 2, "give --temperature"),
     ("evaluate.py", ["no.jsonl"], [], 1, "no.jsonl: No such file"),
     ("evaluate.py", ["--resume"], [], 2, "--resume needs --out FILE"),
@@ -182,7 +181,8 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
     judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
-    assert counts[0] == 20 == counts[1] + counts[2] and ("unparsed" in judged.err or counts[1])
+    assert counts[0] == 20 == counts[1] + counts[2] and (
+        "unparsed" in judged.err or "cut by --judge-max-tokens" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
     located = run("locate.py", "--judge", "equations", rows=wrong_sums)
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)

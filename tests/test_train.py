@@ -8,7 +8,6 @@ import functools
 import importlib
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROBLEMS, ROOT, make_model, make_tokenizer
+from conftest import FORKS, PROBLEMS, ROOT, make_model, make_tokenizer
 from safetensors import safe_open
 from test_trie import MODELS, SMALL, branches, mesh, plain_sums, save_stock, scored  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -32,14 +31,10 @@ import train
 from loss import OBJECTIVES
 from stepdpo import checkpoint, export, plan, shard, trie
 from stepdpo.command import run_main
+from stepdpo.content import path_content
 from stepdpo.examples import Example, Sequence, count_tokens, make_example, scored_sequences
 from stepdpo.processes import processes
 from stepdpo.prompts import render_prompt
-from stepdpo.trie import build_trie
-
-FORKS = multiprocessing.get_context("forkserver")  # a server that has imported what takes long
-FORKS.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp",
-                              "transformers.models.llama.modeling_llama"])
 
 
 def free_port():
@@ -348,12 +343,12 @@ def test_memory_savers_change_nothing(flags, tiny_model, tmp_path):
 @pytest.mark.parametrize("layers", [2, 6])
 def test_checkpointing_keeps_what_is_planned(layers, tmp_path, mesh):
     save_stock(tmp_path, **MODELS["llama"], num_hidden_layers=layers)
-    whole = build_trie(branches())
+    slots = trie.count_slots(branches())
     models = [shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0, checkpointing=thrifty)
               for thrifty in (False, True)]
-    kept, inputs = (trie.kept_bytes(model, whole) for model in models)
+    kept, inputs = (trie.kept_bytes(model, branches()) for model in models)
     assert inputs < 0.5 * kept
-    planned = plan.checkpointed_bytes(kept, layers, 4 * len(whole.ids) * models[0].config.hidden_size)
+    planned = plan.checkpointed_bytes(kept, layers, 4 * slots * models[0].config.hidden_size)
     assert planned == pytest.approx(inputs + (kept - inputs) / layers, rel=0.15)  # one layer is there again in full
 
 
@@ -582,10 +577,10 @@ def test_planned_activations_are_what_is_kept(name):
     config = AutoConfig.for_model(**SMALL | {"hidden_size": 64, "intermediate_size": 160} | MODELS[name])
     draw = random.Random(0)
     prefix, *steps = ([draw.randrange(1, 97) for _ in range(n)] for n in (90, 30, 25))
-    whole = build_trie([(array("i", prefix + step), 90) for step in steps])
-    planned = trie.kept_bytes(shard.build_model(config, "meta", torch.float32)[0], whole)
+    sequences = [(array("i", prefix + step), 90) for step in steps]
+    planned = trie.kept_bytes(shard.build_model(config, "meta", torch.float32)[0], sequences)
     real, _ = shard.build_model(config, "cpu", torch.float32)
-    assert planned == pytest.approx(trie.kept_bytes(real, whole), rel=0.15)
+    assert planned == pytest.approx(trie.kept_bytes(real, sequences), rel=0.15)
 
 
 def test_plan(run, tiny_model, tmp_path):
@@ -657,10 +652,10 @@ def test_models_are_told_apart_by_content(tmp_path):
         stock = save_stock(tmp_path / name, seed=ord(name), **MODELS["llama"])
         for path in (tmp_path / name).iterdir():
             os.utime(path, (1, 1))
-    a, b = (checkpoint.model_fingerprint(str(tmp_path / name)) for name in ("a", "b"))
+    a, b = (path_content(str(tmp_path / name)) for name in ("a", "b"))
     assert a != b
     stock.save_pretrained(tmp_path / "a")
-    assert checkpoint.model_fingerprint(str(tmp_path / "a")) == b
+    assert path_content(str(tmp_path / "a")) == b
 
 
 def test_reference_is_another_model(tiny_model, tmp_path):
@@ -820,18 +815,12 @@ def test_bad_models(tiny_model, tmp_path):
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
     make_model(tmp_path / "wider", hidden_size=80)
     os.link(f"{tiny_model}/model.safetensors", tmp_path / "wider" / "model.safetensors")
-    for name, config in [("experts", dict(model_type="mixtral", num_local_experts=4)),
-                         ("softcap", dict(model_type="gemma2"))]:
-        config = SMALL | config | {"vocab_size": 403, "max_position_embeddings": 256}
-        AutoConfig.for_model(**config).save_pretrained(tmp_path / name)
-        make_tokenizer(tmp_path / name, ["text"])
     for name, message in [("empty", "no model there"), ("silent", "no chat template; choose --prompt"),
-                          ("pickled", "only safetensors are read"), ("wider", "weights and config.json do not fit"),
-                          ("experts", "name weights otherwise"), ("softcap", "attn_logit_softcapping")]:
+                          ("pickled", "only safetensors are read"), ("wider", "weights and config.json do not fit")]:
         text, code = refusal("--model", tmp_path / name, "--pairs", pairs, "--out", out)
         assert text.startswith(str(tmp_path / name)) and message in text and code == 2
     text, _ = refusal("--model", "nobody/nothing", "--pairs", pairs, "--out", out)
-    assert text.startswith("nobody/nothing: neither a model folder nor")
+    assert text.startswith("--model nobody/nothing: neither a model folder nor")
     text, _ = refusal("--model", tiny_model, "--reference", tmp_path / "empty", "--pairs", pairs, "--out", out)
     assert "no model there" in text
 

@@ -122,12 +122,12 @@ def test_dense_mask_says_the_same(tmp_path, mesh):
 
 def test_another_reading_stands_beside_the_log_prob(tmp_path, mesh, monkeypatch):
     """One that a fork adds comes back for each target of each sequence in order; here it is the target itself."""
-    def read_tokens(hidden, weight, targets, bias=None, softcap=None):
+    def token_readings(hidden, weight, targets, bias=None, softcap=None):
         return torch.stack([loss.token_logps(hidden, weight, targets, bias, softcap), targets.float()], dim=1)
     save_stock(tmp_path, **MODELS["llama"])
     ours, sequences = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0), branches()
     expected, _ = sequence_logps(ours, sequences, torch.device("cpu"))
-    monkeypatch.setattr("stepdpo.scorer.read_tokens", read_tokens)
+    monkeypatch.setattr("stepdpo.scorer.token_readings", token_readings)
     readings, _ = sequence_readings(ours, sequences, torch.device("cpu"))
     assert torch.equal(readings[:, 0], expected)
     assert readings[:, 1].tolist() == [token for ids, start in sequences for token in ids[start:]]
