@@ -14,6 +14,7 @@ import sys
 
 from judges.prm import step_texts
 from stepdpo.prm import SEPARATOR, render_pieces
+from stepdpo.prompts import load_tokenizer
 from stepdpo.steps import split_steps
 
 
@@ -49,7 +50,7 @@ def batch_loss(model, batch):
     return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100)
 
 
-def train(model, examples, epochs, batch_size, lr):
+def fit_labels(model, examples, epochs, batch_size, lr):
     """AdamW with a linear decay; examples in another order each epoch."""
     import torch
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
@@ -83,14 +84,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     import torch
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForTokenClassification
     from transformers.utils import logging
     logging.set_verbosity_error()  # "some weights were newly initialized": the classifier's, of course
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = load_tokenizer(args.model)
     model = AutoModelForTokenClassification.from_pretrained(args.model, num_labels=2, dtype=torch.float32)
-    train(model, read_examples(args.rows, tokenizer), args.epochs, args.batch_size, args.lr)
+    fit_labels(model, read_examples(args.rows, tokenizer), args.epochs, args.batch_size, args.lr)
     model.eval().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
 

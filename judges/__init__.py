@@ -3,8 +3,8 @@
     --judge equations         judges/equations.py
     --judge path/to/mine.py   any file
     --judge prm:FOLDER        judges/prm.py, which wants a model behind its name
-    --judge gpt-5             any other name is a model, for judges/llm.py: a served name, or a local folder
-    --judge equations,gpt-5   several, which must agree
+    --judge MODEL             any other name is a model, for judges/llm.py: a served name, or a local folder
+    --judge equations,MODEL   several, which must agree
 
 The file holds a coroutine
 
@@ -69,7 +69,7 @@ def make_judges(names, args, policy=None):
 
 
 def find_judge(name, names):
-    """(file, model) of one judge's name: equations -> judges/equations.py, None; gpt-5 -> judges/llm.py, "gpt-5".
+    """(file, model) of one judge's name: equations -> judges/equations.py, None; M -> judges/llm.py, "M".
 
     What is not refused here is asked of a server, so a slip of the pen has to be noticed. UserError where one is.
     """

@@ -35,7 +35,7 @@ UNCLAIMED = re.compile(r"""\b(?:suppose|assum\w+|if|not|false|wrong|mistake|wait
 
 
 def known_numbers(problem):
-    """The sizes of the numbers that a problem names, in digits or in words. 1, 2 and 100 are not known by themselves."""
+    """The sizes of the numbers that a problem names, in digits or words. 1, 2 and 100 are not known by themselves."""
     known = sizes(token.text for token in read_tokens(problem))
     if "%" in problem:
         known |= {1, 100}

@@ -8,7 +8,7 @@ from collections import Counter
 from judges.verdict import Verdict
 from stepdpo.command import UserError
 from stepdpo.policy import sample_seed
-from stepdpo.prompts import load_tokenizer, render_chat
+from stepdpo.prompts import end_of_turn, load_tokenizer, render_chat
 from stepdpo.reply import Refused, Reply
 from stepdpo.sampler import local_engine
 from stepdpo.server import chat_server
@@ -113,68 +113,78 @@ def judge_temperature(args):
 
 
 def make_judge(args, policy):
-    """A judge that asks a model for `--votes` replies.
-
-    A reply that cannot be read is asked for again with a reminder, JUDGE_TRIES times in all; one that is cut, or empty
-    because reasoning took all of it, CUT_TRIES times. What the server refuses of this row costs the vote.
-    """
+    """A judge that asks a model for `--votes` replies, of which the majority counts."""
     name, extra = args.judge_model, parse_extra_body(args.judge_extra_body, "--judge-extra-body")
     if args.judge_max_tokens < 1:
         raise UserError(f"--judge-max-tokens {args.judge_max_tokens}: must be at least 1", 2)
-    how = dict(temperature=judge_temperature(args), top_p=args.top_p, max_tokens=args.judge_max_tokens)
     local = os.path.isdir(name) and not args.judge_url
     if local and extra:
         raise UserError("--judge-extra-body goes to a server, and the judge is a folder; give --judge-url", 2)
-    tokenizer = load_tokenizer(name) if local else None
-    ask, not_taken = None, {}  # not_taken: what of the settings the server did not take
-
-    def open_judge():
-        if local:
-            return local_engine(name, tokenizer, (), args.batch_size, args.device, how)
-        return chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY", extra_body=extra)
-
-    async def ask_once(text, seed):
-        """The Reply, asked for once even if the run is killed; with it the journal keeps what was not taken."""
-        async def ask_now():
-            reply = await ask(text, seed)
-            return [*reply, {} if local else ask.settings.record()]
-
-        text, finish_reason, record = await once(seed, ask_now)
-        not_taken.update(record)
-        return Reply(text, finish_reason)
-
-    async def vote(row, text, n_steps, j):
-        cut = 0
-        for again in range(JUDGE_TRIES):
-            asked = text + again * REMINDER  # asked in the same words, a greedy judge would say the same
-            asked = render_chat(tokenizer, asked) if local else asked
-            seed = sample_seed(args.seed, f"{name}/{row['id']}", f"{j}.{again}")
-            try:
-                reply = await ask_once(asked, seed)
-            except Refused as error:  # costs this vote, not the others
-                return Verdict(error.args[0], "".join(error.args[1:]))
-            if reply.finish_reason == "length":
-                bad_step, cut = CUT, cut + 1
-                if cut == CUT_TRIES:
-                    break
-                continue
-            bad_step = parse_verdict(reply.text, n_steps, args.neutral_is_error)
-            if bad_step != "unparsed":
-                break
-        return Verdict(bad_step, reply.text)
+    ask, not_taken = make_ask(name, args, extra, local)
 
     async def judge(row, parts, whole):
-        nonlocal ask
-        if ask is None:
-            ask = open_judge()
         text = judge_text(row, parts)
-        votes = await asyncio.gather(*(vote(row, text, len(parts) - 1, j) for j in range(args.votes)))
+        votes = await asyncio.gather(*(vote(ask, text, len(parts) - 1, f"{name}/{row['id']}", j, args)
+                                       for j in range(args.votes)))
         if args.votes == 1:
             return votes[0]
-        winner, n = Counter(vote.bad_step for vote in votes).most_common(1)[0]
+        winner, n = Counter(each.bad_step for each in votes).most_common(1)[0]
         majority = 2 * n > args.votes
-        return Verdict(winner if majority else "no majority", [vote.words for vote in votes])
+        return Verdict(winner if majority else "no majority", [each.words for each in votes])
 
     judge.not_taken = not_taken
     return judge
 
+
+def make_ask(name, args, extra, local):
+    """(ask(text, seed) -> Reply, {what of the settings the server did not take}) of a served model or a folder.
+
+    It is opened when it is first asked, and asks once even if the run is killed: the journal keeps its replies, and
+    with them what was not taken.
+    """
+    how = {"temperature": judge_temperature(args), "top_p": args.top_p, "max_tokens": args.judge_max_tokens}
+    tokenizer = load_tokenizer(name) if local else None
+    engine, not_taken = None, {}
+
+    def open_engine():
+        if local:
+            end = {*end_of_turn(tokenizer, "chat")[-1:]} - {tokenizer.eos_token_id}
+            return local_engine(name, tokenizer, (), args.batch_size, args.device, how, end)
+        return chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY", extra_body=extra)
+
+    async def ask(text, seed):
+        async def ask_now():
+            nonlocal engine
+            if engine is None:
+                engine = open_engine()
+            reply = await engine(render_chat(tokenizer, text) if local else text, seed)
+            return [*reply, {} if local else engine.settings.record()]
+
+        text, finish_reason, record = await once(seed, ask_now)
+        not_taken.update(record)
+        return Reply(text, finish_reason)
+    return ask, not_taken
+
+
+async def vote(ask, text, n_steps, key, j, args):
+    """The Verdict of one reply, the j-th of this row.
+
+    A reply that cannot be read is asked for again with a reminder, JUDGE_TRIES times in all; one that is cut, or empty
+    because reasoning took all of it, CUT_TRIES times. What the server refuses of this row costs this vote, not others.
+    """
+    cut = 0
+    for again in range(JUDGE_TRIES):
+        asked = text + again * REMINDER  # asked in the same words, a greedy judge would say the same
+        try:
+            reply = await ask(asked, sample_seed(args.seed, key, f"{j}.{again}"))
+        except Refused as error:
+            return Verdict(error.args[0], "".join(error.args[1:]))
+        if reply.finish_reason == "length":
+            bad_step, cut = CUT, cut + 1
+            if cut == CUT_TRIES:
+                break
+            continue
+        bad_step = parse_verdict(reply.text, n_steps, args.neutral_is_error)
+        if bad_step != "unparsed":
+            break
+    return Verdict(bad_step, reply.text)

@@ -57,6 +57,16 @@ def chance_of_none(right, n):
     return math.prod((failed + 1 + i) / (n + 2 + i) for i in range(n))
 
 
+async def count_right(policy, seeds, problem, prefix, answer):
+    """[how many of the policy's continuations of a prefix reach the answer, how many there are], one for each seed."""
+    replies = await asyncio.gather(*(policy.ask_once(problem, prefix, seed) for seed in seeds))
+    right = 0
+    for reply in replies:
+        final = extract_answer(prefix + reply.text) if reply.finish_reason != "length" else None
+        right += final is not None and same_answer(final, answer, problem)
+    return [right, len(seeds)]
+
+
 def make_judge(args, policy):
     """A judge that asks the policy itself: from the steps before the first wrong one it can still get there.
 
@@ -72,18 +82,10 @@ def make_judge(args, policy):
         policy = Policy(argparse.Namespace(**{**vars(args), "temperature": temperature}))
     n = args.rollouts
 
-    async def count_right(problem, prefix, answer):
-        seeds = [sample_seed(args.seed, f"{problem}\n{prefix}", m) for m in range(n)]
-        replies = await asyncio.gather(*(policy.ask_once(problem, prefix, seed) for seed in seeds))
-        right = 0
-        for reply in replies:
-            final = extract_answer(prefix + reply.text) if reply.finish_reason != "length" else None
-            right += final is not None and same_answer(final, answer, problem)
-        return [right, n]
-
     @functools.lru_cache(10_000)  # answers to one problem follow one another
     def probe(problem, prefix, answer):  # answer: as JSON, for a list is no key of a cache
-        return asyncio.ensure_future(count_right(problem, prefix, json.loads(answer)))
+        seeds = [sample_seed(args.seed, f"{problem}\n{prefix}", m) for m in range(n)]
+        return asyncio.ensure_future(count_right(policy, seeds, problem, prefix, json.loads(answer)))
 
     async def judge(row, parts, whole):
         if row.get("answer") is None:

@@ -44,8 +44,8 @@ SPELLINGS = [(re.compile(pattern, re.M), plain) for pattern, plain in (
     (r"[^\S\n]{2,}", " "))]  # spaces to one, or END would take quadratic time
 # words that stand for arithmetic: a number beside one is not the whole of what is meant
 ARITHMETIC = set("""per times plus minus divided multiplied by half third fourth quarter fifth sixth seventh eighth
-    ninth tenth double twice triple halve dozen hundred thousand million billion remainder mod modulo r less than over power
-    square squared cube cubed factorial choose sqrt root log ln exp sin cos tan max min gcd lcm pi""".split())
+    ninth tenth double twice triple halve dozen hundred thousand million billion remainder mod modulo r less than over
+    power square squared cube cubed factorial choose sqrt root log ln exp sin cos tan max min gcd lcm pi""".split())
 # words that begin something new: in "-1 when a = 2" and "0 or a - 2" they are no unit of the number before them
 JOINING = set("""and or when where if for then so is are was were be gives give with at as to from but because since
     while which that thus hence let given into means equals makes get gets until unless after before""".split())

@@ -8,8 +8,8 @@ Three shapes of PRM are known by their folder. What they read, with | where the 
     classifier   two labels a token, as TRL's PRMTrainer made them     problem step 1\\n| step 2\\n|
     causal       a language model that says + or - after a step
         tag      Math-Shepherd, arXiv 2312.08935                       problem step 1 ки|\\nstep 2 ки|
-        chat     RLHFlow: each step is a user's message                user: problem step 1, assistant:| +, user: step 2, …
-    head         two layers behind a step token, Qwen2.5-Math-PRM      user: problem, assistant: step 1<extra_0>|step 2<extra_0>|
+        chat     RLHFlow: each step is a user's message                user: problem step 1, assistant:| + …
+    head         two layers behind a step token, Qwen2.5-Math-PRM      user: problem, assistant: step 1<extra_0>| …
 
 No code of a folder is ever run: backbones are transformers' own, and `score.*` is a few matrices.
 """
@@ -38,7 +38,8 @@ def load_prm(folder, device=None, step_token=None):
     score = [name for name in names if name.startswith("score.")]
     if architecture.endswith("ForTokenClassification"):
         return load_classifier(folder, tokenizer, device, step_token or SEPARATOR)
-    if score and not architecture.endswith(("ForSequenceClassification", "ForRewardModel")):  # those score whole answers
+    whole = architecture.endswith(("ForSequenceClassification", "ForRewardModel"))  # these score whole answers
+    if score and not whole:
         return load_head(folder, tokenizer, device, step_token or STEP_TOKEN, names)
     if architecture.endswith("ForCausalLM"):
         return load_causal(folder, tokenizer, device, step_token)
@@ -237,8 +238,9 @@ def load_head(folder, tokenizer, device, step_token, names):
             layers.setdefault(int(place[0]) if place else 0, {})[part] = file.get_tensor(name).to(model.device,
                                                                                                  model.dtype)
     *inner, last = [layers[place] for place in sorted(layers)]
-    if last["weight"].shape[0] > 2:
-        raise UserError(f"{folder}: a head of {last['weight'].shape[0]} outputs is no PRM's; two are wrong and right", 2)
+    outputs = last["weight"].shape[0]
+    if outputs > 2:
+        raise UserError(f"{folder}: a head of {outputs} outputs is no PRM's; two are wrong and right", 2)
 
     def states(ids, mask):
         return model(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -15,7 +15,8 @@ SPACE = r"[^\S\n]"  # all but a line break: a no-break space too
 COUNT = rf"\d{{1,6}}|(?i:{'|'.join(WORDS)})(?![^\W_])|十[一二]|[{''.join(SIGNS[:10])}]"  # "2", "two", "二"
 CLOSING = r"(?:\*{1,3}|_{1,3}|\}|</[a-z]{1,8}\d?>)"  # "**", "}", "</b>"
 LIST = rf"(?:#{{1,6}}{SPACE}*|(?:[-*•>]|\d{{1,3}}[.)]){SPACE}+)?"  # "### Step 2", "- Step 2:", "2. Step 2:"
-OPENING = r"(?:\*{1,3}|_{1,3}|\\[a-zA-Z]{1,20}\*?\{|<[a-z]{1,8}\d?>|[\[(【])?"  # "**Step 2", "\textbf{Step 2", "[Step 2"
+# "**Step 2", "\textbf{Step 2", "[Step 2"
+OPENING = r"(?:\*{1,3}|_{1,3}|\\[a-zA-Z]{1,20}\*?\{|<[a-z]{1,8}\d?>|[\[(【])?"
 NAME = (r"(?P<word>(?i:step|étape|etape|schritt|paso|passo|шаг)|步骤|步驟|ステップ)"
         rf"{SPACE}*(?:#|(?i:no\.?){SPACE})?[(\[]?(?P<count>{COUNT})[)\]]?"  # "Step 2", "STEP #2", "Step two", "步骤 2"
         rf"(?:{SPACE}*(?:/|of\b){SPACE}*\d{{1,6}})?"  # "Step 2/5", "Step 2 of 5"
@@ -30,7 +31,8 @@ HEADER = re.compile(rf"^{SPACE}*{LIST}{OPENING}(?:{NAME})(?P<stop>{STOP})", re.M
 # "Let's think step by step. Step 1: ...": the first header may stand behind the one line before it
 FIRST_HEADER = re.compile(rf"\A[^\n]*?[.:!][ \t]+((?:\*\*)?Step{SPACE}+1[:：](?:\*\*)?)")
 # "Step 1: Add. Step 2: Double.": all on one line
-INLINE_HEADER = re.compile(rf"(?<=[.!?;。；]){SPACE}+(?P<header>(?:\*\*)?Step{SPACE}+(?P<count>\d{{1,6}})[:：](?:\*\*)?)")
+INLINE_HEADER = re.compile(rf"(?<=[.!?;。；]){SPACE}+"
+                           rf"(?P<header>(?:\*\*)?Step{SPACE}+(?P<count>\d{{1,6}})[:：](?:\*\*)?)")
 # "2. Double", "**2)** Double"
 NUMBERED = re.compile(r"^(?:#{1,6}[ \t]+)?(?:\*\*|__)?(?P<count>\d{1,3})[.)．、](?:\*\*|__)?(?=\s)", re.M)
 FINAL = re.compile(r"answer|\\boxed|####|答案", re.I)  # a paragraph that says what the answer is

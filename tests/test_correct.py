@@ -89,7 +89,8 @@ def test_what_a_judge_refuses_costs_that_step_only():
 def test_equations_verify_the_chosen_step():
     row = {**ROW, "initial_reason_steps": "Step 1:"}
     wrong, mute = " 5 + 3 = 7.\nStep 2: No, 8.\nThe answer is: 8", " Let us see.\nStep 2: 5 + 3 = 8\nThe answer is: 8"
-    pair, = pairs_of(wrong, mute, GOOD, judges={"equations": equations.make_judge(argparse.Namespace(anywhere=False), None)}, row=row)
+    judge = equations.make_judge(argparse.Namespace(anywhere=False), None)
+    pair, = pairs_of(wrong, mute, GOOD, judges={"equations": judge}, row=row)
     assert pair["id"] == "a#0/2"
 
 

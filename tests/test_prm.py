@@ -73,13 +73,15 @@ def test_token_classifier(tmp_path):
 
 
 def test_a_step_token_of_ones_own_and_a_beginning_of_sequence(tmp_path):
+    import torch
     model, tokenizer = make_folder(tmp_path, "LlamaForTokenClassification", num_labels=1)
     tokenizer.bos_token = "<|user|>"
     tokenizer.save_pretrained(tmp_path)
     found, prm_ = scores_of(tmp_path, step_token=" #\n")
     ids, places = prm_.render(*ANSWERS[0])
-    assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids[1:]).endswith("5 #\n") and places[-1] == len(ids) - 1
-    logit = model(__import__("torch").tensor([ids])).logits[0, places[0], 0]
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids[1:]).endswith("5 #\n")
+    assert places[-1] == len(ids) - 1
+    logit = model(torch.tensor([ids])).logits[0, places[0], 0]
     assert found[0][0] == pytest.approx(logit.sigmoid().item(), abs=1e-4)
 
 
@@ -148,7 +150,8 @@ def test_a_head_behind_a_step_token(tmp_path, sizes):
     token = tokenizer("<extra_0>").input_ids[0]
     for (problem, steps), scores in zip(ANSWERS[:2], found):
         text = ("<|user|>system:\nPlease reason step by step, and put your final answer within \\boxed{}.<|end|>"
-                f"<|user|>user:\n{problem}<|end|><|user|>assistant:\n{''.join(step + '<extra_0>' for step in steps)}<|end|>")
+                f"<|user|>user:\n{problem}<|end|><|user|>assistant:\n")
+        text += "".join(step + "<extra_0>" for step in steps) + "<|end|>"
         ids = torch.tensor([tokenizer(text).input_ids])
         with torch.inference_mode():
             said = head(backbone(ids).last_hidden_state)
@@ -190,7 +193,8 @@ def test_a_chosen_step_is_verified_by_its_score(tmp_path):
         if kept:
             assert row["chosen"] == GOOD and len(row["chosen_step_scores"]) == 2
         else:
-            assert row["drop"] == "not verified" and len(row["doubts"][0]["verdict"][f"prm:{tmp_path / 'M'}"]["scores"]) == 2
+            verdict = row["doubts"][0]["verdict"][f"prm:{tmp_path / 'M'}"]
+            assert row["drop"] == "not verified" and len(verdict["scores"]) == 2
 
 
 def test_steps_are_told_as_the_model_knows_them():
@@ -234,7 +238,7 @@ def bad_folder(name, folder):
 BAD = {  # what is wrong -> what is said
     "nothing": "no model there", "three labels": "a classifier of 3 labels is no PRM",
     "no step token": "its tokenizer has no step token '<extra_0>'", "three outputs": "a head of 3 outputs is no PRM's",
-    "no tag": "its tokenizer has no step token 'ки'", "no PRM": "a language model, but no PRM: after a step it says + or -",
+    "no tag": "its tokenizer has no step token 'ки'", "no PRM": "a language model, but no PRM",
     "outcome": "LlamaForSequenceClassification is no PRM", "no weights of the head": "lacks the weights score",
     "broken": "no model there",
 }
@@ -264,3 +268,25 @@ def test_a_soft_cap_is_noticed(tmp_path):
     check_head(model, found, signs, "M")
     with pytest.raises(UserError, match="not those of its hidden states"):
         check_head(model, found._replace(score=lambda answers: [[2.0, 2.0]]), signs, "M")
+
+
+def test_a_small_prm_is_trained_on_exact_labels(tmp_path):
+    """demo/prm.py on slips whose place is known: what it writes is a PRM, and on what it saw it finds many of them."""
+    from demo import prm as trainer
+    from demo.files import save_rows
+    from demo.world import problems
+    rows = [{**row, "completion": row["solution"]} for row in problems("number", "sft", 64, 0)]
+    rows += [{**rows[0], "bad_step": 99}]
+    save_rows(tmp_path / "rows.jsonl", rows)
+    trainer.main([str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "M"), "--epochs", "6", "--batch-size", "8"])
+    found = load_prm(str(tmp_path / "M"), "cpu")
+    examples = trainer.read_examples(tmp_path / "rows.jsonl", trainer.load_tokenizer(str(tmp_path / "M")))
+    assert found.shape == "classifier" and len(examples) == 64  # the label of the last one is not of its steps
+    for row, (_, steps) in zip(rows, examples):
+        labels = [label for _, label in steps]
+        assert labels == ([1] * (row["bad_step"] - 1) + [0] if row["bad_step"] else [1] * len(labels))
+    scores = found.score([(ids, [place for place, _ in steps]) for ids, steps in examples])
+    told = [(score, label) for row, (_, steps) in zip(scores, examples) for score, (_, label) in zip(row, steps)]
+    wrong = [score for score, label in told if not label]
+    right = [score for score, label in told if label]
+    assert sum(wrong) / len(wrong) + 0.1 < sum(right) / len(right)

@@ -35,10 +35,13 @@ def test_split(completion):
 
 
 SPELLINGS = [  # of the header of step N, as models write it behind "Step 1:"; where the step's own text begins
-    "Step N -| ", "Step N –| ", "Step N—|", "Step N ->| ", "**Step N -| Title**\n", "Step N：|", "step N:| ", "Step N :| ",
+    "Step N -| ", "Step N –| ", "Step N—|", "Step N ->| ", "**Step N -| Title**\n", "Step N：|", "step N:| ",
+    "Step N :| ",
     "*Step N:*| ", "_Step N:_| ", "__Step N__|\n", "***Step N:***| ", "N.| ", "N)| ", "**N.**| ", "### N.| ",
-    "Step\u00a0N:| ", "Step\u2009N:| ", "StepN:| ", "STEP #N:| ", "Step no. N:| ", "Step (N):| ", "[Step N]| ", "(Step N)| ",
-    "步骤 N：|", "步骤N:| ", "第N步：|", "第 N 步:| ", "ステップN：|", "Étape N :| ", "Schritt N:| ", "Paso N.| ", "Шаг N:| ",
+    "Step\u00a0N:| ", "Step\u2009N:| ", "StepN:| ", "STEP #N:| ", "Step no. N:| ", "Step (N):| ",
+    "[Step N]| ", "(Step N)| ",
+    "步骤 N：|", "步骤N:| ", "第N步：|", "第 N 步:| ", "ステップN：|",
+    "Étape N :| ", "Schritt N:| ", "Paso N.| ", "Шаг N:| ",
     r"\textbf{Step N:}| ", r"\textbf{Step N}:| ", r"\subsection*{Step N:| Title}" + "\n", "<b>Step N:</b>| ",
     "Step N|\n", "### Step N|\n", "> Step N:| ", "- **Step N**:| ", "N. **Step N:**| ", "Step N| (the double): ",
     "**Step N| (the double):** ", "Step N/3:| ", "Step N of 3:| ", "Step N)| ",
@@ -81,7 +84,8 @@ NO_HEADERS = [  # one step, whatever else stands in it
     "Step 1: as we saw in\nstep 3\nof this", "Step 1: we\nstep 2 feet back", "Step 1: it is\nstep 2 of the plan",
     "Step 1: so\n2.5 litres and\n3.5 litres", "Step 1: by Step 2: no", "Step 1: the ratio\n2:1 and\n2: 1",
     "Step 1: from\n(2) we get x", "Step 1: numbers\n3. and\n4. follow", "Step 1: steps\nStep 2.5 is not one",
-    "Step 1: we\nStep 2 more feet", "Step 1: see above. Step 3: is not next", "Step 1: x\n2.", "Step 1: stepwise\nSteps 2",
+    "Step 1: we\nStep 2 more feet", "Step 1: see above. Step 3: is not next", "Step 1: x\n2.",
+    "Step 1: stepwise\nSteps 2",
 ]
 
 
