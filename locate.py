@@ -92,7 +92,8 @@ def read_label(row, where):
     else:
         raise UserError(f"{where}: row {row['id']} has neither ProcessBench's problem, steps and label nor our prompt, "
                         "completion and bad_step")
-    if not isinstance(label, int) or not 0 <= label < len(parts) or len(parts) == 1:
+    known = label if "steps" in row else 0  # who labelled a completion may have counted its steps in another way
+    if not isinstance(label, int) or label < 0 or not known < len(parts) or len(parts) == 1:
         raise UserError(f"{where}: row {row['id']}: its label names no step of the {len(parts) - 1} that it has")
     return row, parts, label
 

@@ -23,8 +23,8 @@ def read_examples(path, tokenizer):
     with open(path, encoding="utf-8") as file:
         for row in map(json.loads, file):
             preamble, steps = step_texts(split_steps(row["completion"]), "classifier")
-            if not steps:
-                continue
+            if (row["bad_step"] or 0) > len(steps) or not steps:
+                continue  # who labelled it counted steps in another way
             if preamble:
                 steps[0] = f"{preamble}\n{steps[0]}"
             ids, places = render(row["prompt"], steps)

@@ -911,7 +911,7 @@ def test_a_table_of_subsets(run):
 LABELS = [  # a row with labels that cannot be, what is said of it
     ({"id": "x"}, "row x has neither ProcessBench's"), ({**BENCH[0], "label": 2}, "row a: its label names no step of"),
     ({**BENCH[0], "label": -2}, "its label names no step"), ({**BENCH[0], "steps": []}, "its label names no step of the 0"),
-    ({**BENCH[5], "bad_step": "2"}, "row f: its label names"), ({**BENCH[5], "bad_step": 9}, "of the 2 that it has"),
+    ({**BENCH[5], "bad_step": "2"}, "row f: its label names"), ({**BENCH[5], "bad_step": -9}, "of the 2 that it has"),
     ({**BENCH[0], "problem": None}, "row a has neither"), ({**BENCH[0], "label": "1"}, "row a has neither"),
     ({**BENCH[5], "bad_step": 1.5}, "row f: its label"),
 ]
