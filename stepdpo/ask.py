@@ -11,8 +11,8 @@ async def answer_row(row, policy):
         reply = await policy.ask(row["prompt"], args.prefix, sample_seed(args.seed, key, j))
         row = {**row, "completion": args.prefix + reply.text, "finish_reason": reply.finish_reason,
                "sampling": policy.sampling_record()}
-    completion = row["completion"]
-    return {**row, "pred": extract_answer(completion), "correct": is_right(row, completion)}
+    completion, cut = row["completion"], row.get("finish_reason") == "length"
+    return {**row, "pred": extract_answer(completion, cut), "correct": is_right(row, completion, cut)}
 
 
 def answer_units(samples):

@@ -15,9 +15,9 @@ def check_gold(answer):
         raise ValueError("which is empty")
 
 
-def extract_answer(completion):
-    """The final answer of a completion, or None where it gives none."""
-    return answers.extract_answer(completion)
+def extract_answer(completion, cut=False):
+    """The final answer of a completion, or None where it gives none. cut: it ended by its length, not by itself."""
+    return answers.extract_answer(completion, cut)
 
 
 def same_answer(prediction, gold, problem=None):
@@ -25,7 +25,7 @@ def same_answer(prediction, gold, problem=None):
     return answers.same_answer(prediction, answers.gold_text(gold), problem)
 
 
-def is_right(row, completion):
+def is_right(row, completion, cut=False):
     """Whether the final answer of a completion is the row's gold answer."""
-    prediction = extract_answer(completion)
+    prediction = extract_answer(completion, cut)
     return prediction is not None and same_answer(prediction, row["answer"], row["prompt"])

@@ -184,7 +184,7 @@ def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_mode
     assert counts[0] == 20 == counts[1] + counts[2] and (
         "unparsed" in judged.err or "cut by --judge-max-tokens" in judged.err or counts[1])
     wrong_sums = [{**row, "completion": "Step 1: 1 + 1 = 3\nThe answer is: 0"} for row in answers]
-    located = run("locate.py", "--judge", "equations", rows=wrong_sums)
+    located = run("locate.py", "--judge", "equations", "--anywhere", rows=wrong_sums)  # 1 is in no problem
     done = run("correct.py", *ask, "--samples", 2, rows=located.rows)
     assert tally(done, "correct.py")[0] == 20
 

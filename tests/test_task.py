@@ -1,4 +1,5 @@
 """The domain is one file: stepdpo/task.py. Run alone: pytest tests/test_task.py"""
+import asyncio
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT, to_lines
 
 from stepdpo import task
+from stepdpo.ask import answer_row
 
 JSON_TASK = '''"""Answers are JSON, equal as JSON."""
 import json
@@ -22,7 +24,7 @@ def check_gold(answer):
         raise ValueError("which is none")
 
 
-def extract_answer(completion):
+def extract_answer(completion, cut=False):
     try:
         return json.loads(completion.splitlines()[-1])
     except (ValueError, IndexError):
@@ -33,7 +35,7 @@ def same_answer(prediction, gold, problem=None):
     return json.dumps(prediction, sort_keys=True) == json.dumps(gold, sort_keys=True)
 
 
-def is_right(row, completion):
+def is_right(row, completion, cut=False):
     return same_answer(extract_answer(completion), row["answer"])
 '''
 DRIVER = '''"""Every stage in one process, for imports are slow: python driver.py TOKENIZER URL"""
@@ -98,7 +100,7 @@ def test_what_a_gold_answer_is_in_mathematics():
             task.check_gold(bad)
 
 
-MATHEMATICS = {"answers", "equality", "expressions", "spelling"}  # the grader
+MATHEMATICS = {"answers", "equality", "expressions", "spelling", "values"}  # the grader
 NUMBERS = {"arithmetic.py", "equations.py"}  # the judge that checks sums; it may read numbers, and nothing more
 
 
@@ -111,3 +113,14 @@ def test_only_the_domain_knows_mathematics():
             imported = re.match(r"\s*(?:from|import) stepdpo(?:\.(\w+))? ?(?:import (.*))?", line)
             if imported and MATHEMATICS & {imported[1], *re.findall(r"\w+", imported[2] or "")}:
                 assert path.name in NUMBERS and line == "from stepdpo.answers import read_number", (path, line)
+
+
+def test_a_cut_answer_counts_only_if_it_was_stated():
+    """The last number of a text that its length ended is a step on the way, or a number of the problem."""
+    policy = type("Policy", (), {"args": None})
+    for completion, right in (("She has 3 bags of 4, which", False), ("The answer is 4. To check", True),
+                              (r"So \boxed{4}, for", True), ("2 + 2 = 5, no: #### 4\nBut", True)):
+        row = {"id": "1#0", "prompt": "2 + 2?", "answer": "4", "completion": completion}
+        graded = asyncio.run(answer_row({**row, "finish_reason": "length"}, policy))
+        assert graded["correct"] is right and (graded["pred"] is not None) is right
+        assert asyncio.run(answer_row(row, policy))["correct"], "ended by itself, the last number is its answer"

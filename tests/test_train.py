@@ -781,7 +781,7 @@ def refusal(*flags):
 
 
 @pytest.mark.parametrize("content,message", [
-    ("", "no rows"), ("{\n", ":1: not JSON"), ("[]\n", ":1: a list"),
+    ("", "no rows"), ("{\n", ":1: not JSON"), ("[]\n", "a JSON array, not JSON lines"),
     ('{"prompt": "p", "rejected": "r"}\n', ":1: no 'chosen'; run correct.py first"),
     ('{"prompt": "p", "chosen": 1, "rejected": "r"}\n', ":1: 'chosen' is 1, not a string"),
     ('{"prompt": "p", "chosen": "c", "rejected": "r", "initial_reason_steps": 3}\n',
