@@ -98,7 +98,7 @@ def test_what_a_gold_answer_is_in_mathematics():
             task.check_gold(bad)
 
 
-MATHEMATICS = {"answers", "equality", "expressions", "spelling"}  # the grader
+MATHEMATICS = {"answers", "equality", "expressions", "spelling", "values"}  # the grader
 NUMBERS = {"arithmetic.py", "equations.py"}  # the judge that checks sums; it may read numbers, and nothing more
 
 
