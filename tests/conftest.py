@@ -41,12 +41,15 @@ def start(script, *flags, env=None, **how):
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 (imported when looked up)
 
+    from stepdpo.reply import SPENT
+
     def be_the_script():
         os.closerange(3, 1 << 12)  # one of them tells Popen that the child is on its way
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", 1, errors="backslashreplace")
         for handler in logging.getLogger("transformers").handlers:  # setStream() would flush pytest's, perhaps closed
             handler.stream, handler.flush = sys.stderr, sys.stderr.flush
         sys.argv = [str(ROOT / script), *map(str, flags)]
+        SPENT.clear()  # what tests in this process have counted
         os.environ.update(env or {})
         code = 1
         try:
