@@ -159,7 +159,7 @@ def variant_cell(lab, world, name, run):
         gathered = dict(problems=slice(0, lab.study.many[world])) if count > pairs else {}
     elif name != "as it is":
         how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
-    rows = lab.rows(lab.make_pairs(world, 0, **gathered), kind, count)
+    rows = lab.rows(lab.gather_pairs(world, 0, **gathered), kind, count)
     return cell(lab, world, 0, rows, objective, run, lr=lr, beta=beta, **how)
 
 
@@ -168,7 +168,7 @@ def rounds_cell(lab, world, n, lr, beta, run):
     (kind, objective, _), policy, pairs = SYSTEMS[MAIN], lab.policy(0), 0
     share = lab.study.problems[world] // 2  # of which more than an n-th of the pairs and the held-out ones come
     for i in range(n):
-        folder = lab.make_pairs(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
+        folder = lab.gather_pairs(world, 0, policy=policy, problems=slice(share * i, share * (i + 1)))
         rows = lab.rows(folder, kind, lab.study.pairs // n)
         how = dict(lr=lr, beta=beta)
         policy = lab.made(folder, f"model-{run}", partial(train_on, lab, rows, objective, policy, run, how))

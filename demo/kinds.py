@@ -38,7 +38,7 @@ def rows_by_problem(path):
 
 
 def kinds_of_rows(folder, wanted):
-    """{kind: {problem: its rows}} of a folder that Lab.make_pairs filled. Not every kind has every problem.
+    """{kind: {problem: its rows}} of a folder that Lab.gather_pairs filled. Not every kind has every problem.
 
     wanted: names of kinds.
     """

@@ -137,7 +137,7 @@ class Lab:
             row for row in load_rows(answers) if not row["correct"]).values()))
         return folder, how
 
-    def make_pairs(self, world, seed, judge="equations", each=1, **which):
+    def gather_pairs(self, world, seed, judge="equations", each=1, **which):
         """Folder with located answers, pairs and verified pairs, at most `each` a prefix, in that of their answers.
 
         judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`.
@@ -161,13 +161,13 @@ class Lab:
         return {SYSTEMS[system][0] for system in self.study.systems}
 
     def enough_pairs(self, world, seed):
-        """`make_pairs`, from twice as many problems while they give fewer pairs than the study wants.
+        """`gather_pairs`, from twice as many problems while they give fewer pairs than the study wants.
 
         Raises TooFew where all problems give none to train on.
         """
         problems = self.study.problems[world]
         while True:
-            folder = self.make_pairs(world, seed, problems=slice(0, problems))
+            folder = self.gather_pairs(world, seed, problems=slice(0, problems))
             train_rows, _ = self.rows(folder, "verified")
             found = len(load_rows(train_rows))
             if found == self.study.pairs or 2 * problems > self.study.many[world]:

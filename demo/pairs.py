@@ -51,7 +51,7 @@ def split(source, train, held_out, every):
         print(f"{path}: {len(lines[path])} pairs of {len(problems[path])} problems", file=sys.stderr)
 
 
-def show(source, width):
+def side_by_side(source, width):
     """Lines of text: each pair's problem and correct steps, then the wrong and the right step side by side."""
     half, fields = (width - 3) // 2, ("prompt", "initial_reason_steps", "chosen", "rejected")
     for number, (_, row) in enumerate(lines_and_rows(source, fields), 1):
@@ -87,7 +87,7 @@ def main(argv=None):
     other.add_argument("pairs", help="JSONL file, or - for stdin")
     args = parser.parse_args(argv)
     if args.task == "show":
-        for line in show(args.pairs, min(shutil.get_terminal_size((120, 40)).columns, 160)):
+        for line in side_by_side(args.pairs, min(shutil.get_terminal_size((120, 40)).columns, 160)):
             print(line)
     elif args.every < 2:
         raise UserError(f"--every {args.every}: must be at least 2, or nothing is left to train on", 2)

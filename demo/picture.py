@@ -44,7 +44,7 @@ def draw_curve(axis, records, name, scale, label):
     axis.grid(alpha=0.3)
 
 
-def draw(folder, path):
+def draw_picture(folder, path):
     from matplotlib.figure import Figure
     figure = Figure((11, 4.6), layout="constrained")
     bars, judged, margins = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
@@ -64,7 +64,7 @@ def draw(folder, path):
 
 def main():
     folder = Path(sys.argv[1])
-    draw(folder, folder / "picture.png")
+    draw_picture(folder, folder / "picture.png")
     print(folder / "picture.png")
 
 

@@ -49,7 +49,7 @@ def table_head(*cells):
     return [table_row(*cells), "|" + "---|" * len(cells)]
 
 
-def share(part, whole):
+def percent_of(part, whole):
     return f"{100 * part / max(whole, 1):.1f} %"
 
 
@@ -131,18 +131,18 @@ def data_table(lab):
 
 
 def data_cells(folder):
-    """The cells of a line of data_table. folder: of Lab.make_pairs."""
+    """The cells of a line of data_table. folder: of Lab.gather_pairs."""
     answers, wrong = load_rows(folder.parent / "answers.jsonl"), load_rows(folder.parent / "wrong.jsonl")
     located = load_rows(folder / "located.jsonl")
     right = [row for row in answers if row["correct"]]
     slipped = [row for row in right if first_wrong_step(row["prompt"], row["completion"]) is not None]
     found = [row for row in located if first_wrong_step(row["prompt"], row["completion"]) == row["bad_step"]]
-    cells = [share(len(answers) - len(right), len(answers)), share(len(slipped), len(right)),
-             f"{len(located)} of {len(wrong)}", share(len(found), len(located))]
+    cells = [percent_of(len(answers) - len(right), len(answers)), percent_of(len(slipped), len(right)),
+             f"{len(located)} of {len(wrong)}", percent_of(len(found), len(located))]
     for name in ("pairs", "verified"):
         if (folder / f"{name}.jsonl").exists():
             pairs = load_rows(folder / f"{name}.jsonl")
-            cells += [len(pairs), share(sum(chosen_is_right(pair) for pair in pairs), len(pairs))]
+            cells += [len(pairs), percent_of(sum(chosen_is_right(pair) for pair in pairs), len(pairs))]
         else:  # no system of this study wants them
             cells += ["", ""]
     return cells
@@ -203,7 +203,7 @@ def computed_share(result):
     """Share of a training's tokens that were computed, since prefixes are shared; '' of a cell without training."""
     for record in reversed(result.get("metrics", [])):
         if "num_tokens" in record:
-            return share(record["computed_tokens"], record["num_tokens"])
+            return percent_of(record["computed_tokens"], record["num_tokens"])
     return ""
 
 
@@ -214,7 +214,7 @@ def time_table(lab):
     total = sum(cpu for runs in times.values() for _, cpu in runs)
     for what, runs in sorted(times.items(), key=lambda item: -sum(cpu for _, cpu in item[1])):
         seconds, cpu = (sum(column) for column in zip(*runs))
-        lines.append(table_row(what, len(runs), f"{seconds / 60:.1f}", f"{cpu / 60:.1f}", share(cpu, total)))
+        lines.append(table_row(what, len(runs), f"{seconds / 60:.1f}", f"{cpu / 60:.1f}", percent_of(cpu, total)))
     return [*lines, "", f"{total / 3600:.1f} CPU-hours."]
 
 

@@ -88,7 +88,7 @@ def operands(operation: str, scale: Scale, *values: int) -> list[int]:
                    for a in values)]
 
 
-def tell(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
+def tell_story(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
     """One story, with the true solution and that of someone who forgets.
 
     The operations are chosen so that both tellings can go on, therefore slips need not be avoided
@@ -102,7 +102,7 @@ def tell(world: str, rng: random.Random, scale: Scale, forgets: dict) -> dict:
     for k in range(1, level + 1):
         possible = [o for o in OPERATIONS if operands(o, scale, true, wrong)]
         if not possible:  # the two tellings have drifted apart: begin again
-            return tell(world, rng, scale, forgets)
+            return tell_story(world, rng, scale, forgets)
         operation = rng.choice(possible)
         b = rng.choice(operands(operation, scale, true, wrong))
         story.append(rng.choice(STORY[operation]).format(n=b, month=MONTHS[k - 1], **words))
@@ -149,9 +149,9 @@ def problems(world: str, split: str, count: int, seed: int, scale: Scale = SMALL
     rows, seen = [], set()
     for i in range(count):
         rng = random.Random(f"{seed}/{world}/{split}/{i}")
-        told = tell(world, rng, scale, forgets)
+        told = tell_story(world, rng, scale, forgets)
         while split_of(told["prompt"]) != split or told["prompt"] in seen:
-            told = tell(world, rng, scale, forgets)
+            told = tell_story(world, rng, scale, forgets)
         seen.add(told["prompt"])
         row = {"id": f"{world}-{split}-{seed}-{i}", "dataset": f"demo-{world}"}
         row |= {name: told[name] for name in ("level", "prompt", "answer", "solution")}

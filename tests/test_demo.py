@@ -323,7 +323,7 @@ def test_table_and_picture(tmp_path):
     # two problems are added, one won by each: mean 10/42, standard error sqrt((12/42 - (10/42)²) / 42)
     assert re.search(r"every step right +75\.0 %", text) and "1 of 2 located" in text and "1 of 1 pairs" in text
     assert re.search(r"before: evaluate.py +40 +30 +10 +length 10", text) and "wrong one: 50 %" not in text
-    picture.draw(tmp_path, tmp_path / "picture.png")
+    picture.draw_picture(tmp_path, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 9000
 
 
@@ -355,7 +355,7 @@ def test_pairs_are_shown_side_by_side(tmp_path):
     row = {"prompt": "How many?", "initial_reason_steps": "Step 1: 1 + 1 = 2.\nStep 2:", "chosen": " 2 + 2 = 4.",
            "rejected": " 2 + 2 = 5, which is\x1b[31m far too long for half of a line."}
     save_rows(tmp_path / "pairs", [row, row])
-    lines = list(pairs.show(str(tmp_path / "pairs"), 43))
+    lines = list(pairs.side_by_side(str(tmp_path / "pairs"), 43))
     assert all(len(line) <= 43 for line in lines) and "\x1b" not in "".join(lines)
     assert lines[:9] == ["── pair 1 ".ljust(43, "─"), "How many?", "", "Step 1: 1 + 1 = 2.", "Step 2:",
                          "REJECTED             │ CHOSEN", "2 + 2 = 5, which     │ 2 + 2 = 4.",
@@ -363,7 +363,7 @@ def test_pairs_are_shown_side_by_side(tmp_path):
     assert lines[10].startswith("── pair 2")
     save_rows(tmp_path / "pairs", [{"prompt": "p"}])
     with pytest.raises(UserError, match="pairs:1: no 'initial_reason_steps'"):
-        list(pairs.show(str(tmp_path / "pairs"), 43))
+        list(pairs.side_by_side(str(tmp_path / "pairs"), 43))
 
 
 # ------------------------------------------------------------------------------------------ public sets, reproduction
@@ -466,7 +466,7 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):
 @pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
 def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
     some, seen = lab.Lab(tmp_path, studies.FULL), []
-    monkeypatch.setattr(some, "make_pairs", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(some, "gather_pairs", lambda world, seed, problems: seen.append(problems.stop))
     monkeypatch.setattr(some, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
     monkeypatch.setattr(lab, "load_rows", lambda path: [{}] * min(seen[-1] // problems_a_pair, studies.FULL.pairs))
     some.enough_pairs("number", 1)
@@ -499,7 +499,7 @@ def test_report_of_what_is_there(tmp_path, monkeypatch):
     for module in (cells, report):
         monkeypatch.setattr(module, "cell", made_cell)
     monkeypatch.setattr(some, "rows", lambda *args: ("train", "held out"))
-    monkeypatch.setattr(some, "make_pairs", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
+    monkeypatch.setattr(some, "gather_pairs", lambda world, seed, **how: missing() if how else tmp_path / "equations-1")
     monkeypatch.setattr(some, "enough_pairs", lambda world, seed: tmp_path / "equations-1")
     (tmp_path / "equations-1").mkdir()
     for name in ("answers", "wrong", "equations-1/located", "equations-1/pairs", "equations-1/verified"):
