@@ -47,7 +47,7 @@ def main(argv=None):
             times[name].append(time.process_time() - start)
             right, accepted, number = counts[name]
             counts[name] = [right + (says == row["equal"]), accepted + (says and not row["equal"]), number + 1]
-    print_table(groups, times)
+    print_agreement(groups, times)
     print_hostile(graders)
 
 
@@ -83,7 +83,7 @@ def load_math_verify():
     return verdict
 
 
-def print_table(groups, times):
+def print_agreement(groups, times):
     names = list(times)
     print("| cases | " + " | ".join(f"{name}: right | wrongly accepted" for name in names) + " |")
     print("|---|" + "---|" * 2 * len(names))
