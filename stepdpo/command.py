@@ -55,7 +55,7 @@ def inform(*lines):
         for line in lines:
             print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # full, closed, or a pipe without a reader
-        pass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is left in the buffer would fail again at the end
 
 
 def make_parser(doc, usage="%(prog)s [flags] [FILE]"):
