@@ -242,13 +242,15 @@ def test_json(cook):
              ("NaN", None), ("1e999", None), ("[" * 200 + "]" * 200, None), ("[" * 100_000, None), ("about 5", None)]
     rows = [{"id": f"{i}#{j}", "prompt": "p", "answer": gold, "completion": f"Step 1: so\n{text}"}
             for i, gold in enumerate(golds) for j, (text, _) in enumerate(said)]
-    tree = cook({"evaluate.py": []}, problems=rows)
-    for row in read_rows(tree / "graded.jsonl"):
+    cut = {"id": "cut", "prompt": "p", "answer": 5, "completion": "Step 1: so\n5", "finish_reason": "length"}
+    tree = cook({"evaluate.py": []}, problems=[*rows, cut])  # it may have become 50
+    *graded, last = sorted(read_rows(tree / "graded.jsonl"), key=lambda row: row["id"])
+    assert len(graded) == len(rows) and last["pred"] is None and not last["correct"]
+    for row in graded:
         i, j = map(int, row["id"].split("#"))
         _, value = said[j]
         assert row["answer"] == golds[i] and row["pred"] == value and type(row["pred"]) is type(value) or j == 8
         assert row["correct"] == (i == j or (i, j) in [(1, 8), (3, 9), (0, 10)]), row
-    assert len(read_rows(tree / "graded.jsonl")) == len(rows)
 
 
 def test_muon(cook, tiny_model):
