@@ -54,16 +54,16 @@ def read_journal(file, sizes, name):
     found = Journal()
     if not first.endswith(b"\n"):
         return found
-    found.head = read_line(first, [HEAD], f"{name}:1")
+    found.head = parse_line(first, [HEAD], f"{name}:1")
     found.head_size = found.whole["journal"] = len(first)
     for number, line in enumerate(lines, 2):
         if not line.endswith(b"\n"):
             break  # half a line: the run was killed before any of the unit's rows was written
-        take_line(found, read_line(line, [UNIT, REPLY], f"{name}:{number}", found.promised), len(line), sizes)
+        take_line(found, parse_line(line, [UNIT, REPLY], f"{name}:{number}", found.promised), len(line), sizes)
     return found
 
 
-def read_line(line, kinds, where, before=None):
+def parse_line(line, kinds, where, before=None):
     """A line of a journal as a dictionary, which has the fields of one of the kinds.
 
     before: how long the line before it says that the files are; they only grow.

@@ -59,7 +59,7 @@ class Output:
 
     def take_up(self, head):
         """Write the journal's first line, or read the journal of an earlier run and cut the files to whole units."""
-        sizes = self.sizes()
+        sizes = self.file_sizes()
         found = read_journal(self.files["journal"], sizes, self.paths["journal"])
         self.head_size = found.head_size or len(format_row(head))
         if found.head is None:
@@ -67,13 +67,13 @@ class Output:
                 if sizes[name]:
                     raise UserError(f"{self.paths[name]}: has rows but no journal {self.paths['journal']}; name "
                                     "another file", 2)
-            self.cut({"out": 0, "dropped": 0, "journal": 0})
+            self.cut_files({"out": 0, "dropped": 0, "journal": 0})
             append_bytes(self.files["journal"], format_row(head))
             return
         compare_heads(found.head, head, self.path)
         refuse_damage(found, sizes, self.paths)
         self.refuse_edited(found.whole)
-        self.cut(found.whole)
+        self.cut_files(found.whole)
         self.date, self.replies = found.head["date"], found.replies
         self.units, self.kept, self.ids, self.unanswered = found.units, found.kept, found.ids, found.unanswered
         if found.again > 1:  # one is what a killed run leaves
@@ -110,7 +110,7 @@ class Output:
         lost = [row for row in rows if "drop" in row]
         reason = None if kept else lost[0]["drop"]
         out, dropped = b"".join(map(format_row, kept)), b"".join(map(format_row, lost))
-        before, content = self.sizes(), self.working.pop(unit, "")
+        before, content = self.file_sizes(), self.working.pop(unit, "")
         answered = reason not in self.refusals
         entry = {"unit": unit, "content": content, "drop": reason, "answered": answered, "kept": len(kept),
                  "out": before["out"] + len(out) * self.is_file("out"),
@@ -126,12 +126,12 @@ class Output:
 
     def append_all(self, data):
         """Bytes to the end of each file. What does not fit is taken back: half a unit must not stand before others."""
-        before = self.sizes()
+        before = self.file_sizes()
         try:
             for name, more in data.items():
                 append_bytes(self.files[name], more)
         except OSError as error:
-            self.cut(before)
+            self.cut_files(before)
             fix = "make room and go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to the disk and go on"
             raise UserError(f"{self.path or self.paths['dropped']}: {error.strerror}; what is there is kept, {fix} "
                             "with --resume") from error
@@ -141,7 +141,7 @@ class Output:
         if not self.undoable or self.undoable[-1].unit != unit:
             return False
         last = self.undoable.pop()
-        self.cut(last.before)
+        self.cut_files(last.before)
         self.units[last.reason] -= 1
         self.kept -= last.kept
         self.unanswered.discard(hash(unit))
@@ -158,7 +158,7 @@ class Output:
             self.append_all({"journal": format_row(entry)})
         return reply
 
-    async def send(self, rows):
+    async def send_rows(self, rows):
         """The kept rows down the pipe; a thread writes, for a slow reader must not hold up the replies in flight."""
         data = b"".join(format_row(row) for row in rows if "drop" not in row)
         if self.pipe and data:
@@ -176,10 +176,10 @@ class Output:
     def is_file(self, name):
         return self.files[name] is not None and stat.S_ISREG(os.fstat(self.files[name]).st_mode)
 
-    def sizes(self):
+    def file_sizes(self):
         return {name: os.fstat(file).st_size if self.is_file(name) else 0 for name, file in self.files.items()}
 
-    def cut(self, sizes):
+    def cut_files(self, sizes):
         """Shorten the files; the journal last, so that a run killed here is taken up as if it had cut them all."""
         for name in ("out", "dropped", "journal"):
             if self.is_file(name) and os.fstat(self.files[name]).st_size > sizes[name]:
@@ -194,7 +194,7 @@ class Output:
 
     def has_saved(self):
         """Whether there is anything that --resume would go on from."""
-        return self.path is not None and self.sizes()["journal"] > self.head_size
+        return self.path is not None and self.file_sizes()["journal"] > self.head_size
 
     def left_out(self):
         """How many units of an earlier run the input has not brought."""

@@ -202,7 +202,7 @@ async def finish_unit(run, key, unit):
         if run.unanswered and hash(key) in run.output.unanswered:
             run.unanswered(unit)
         run.bar.update()
-        await run.output.send(rows)
+        await run.output.send_rows(rows)
     except Quit:
         interrupt(run)
     finally:

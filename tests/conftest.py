@@ -84,11 +84,11 @@ def served(tokenizer, url, *flags):
 
 def wait_for_rows(path, n):
     """Wait until a file has n lines."""
-    for _ in range(6000):
+    for _ in range(15_000):
         if path.exists() and path.read_bytes().count(b"\n") >= n:
             return
         time.sleep(0.02)
-    raise TimeoutError(f"{path} has no {n} rows after two minutes")
+    raise TimeoutError(f"{path} has no {n} rows after five minutes")
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_what_ends_a_run_names_resume_where_rows_were_saved(faulty, tiny_model, 
     def collect(url, *flags):
         child = start("collect.py", *served(tiny_model, url, "--keep", "all", "--concurrency", 1), "problems.jsonl",
                       "--out", "o", *flags, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        return child.communicate(timeout=100)[1].splitlines()[-1], child.returncode
+        return child.communicate(timeout=300)[1].splitlines()[-1], child.returncode
 
     said, code = collect(faulty("--rate", 1, "--faults", "401"))
     assert code == 1 and "--resume" not in said and list(tmp_path.iterdir()) == [tmp_path / "problems.jsonl"]

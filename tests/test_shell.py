@@ -20,7 +20,7 @@ ROWS = [{"id": f"p{i}", "prompt": "1 + 1?", "answer": "2", "completion": f"Step 
 
 def shell(command, folder, **env):
     """A command line of bash, in which $P is this Python and $R the project."""
-    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=100,
+    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "P": sys.executable, "R": str(ROOT), **env})
 
 
@@ -183,8 +183,8 @@ def test_a_terminated_run_is_taken_up(faulty, tiny_model, tmp_path, signals):
     wait_for_rows(tmp_path / "o", 10)
     for number in signals:
         child.send_signal(number)
-    child.communicate(timeout=60)
+    child.communicate(timeout=300)
     assert child.returncode == -signals[0]
     child = collect(faulty(), "--resume")
-    said = child.communicate(timeout=100)[1]
+    said = child.communicate(timeout=300)[1]
     assert "collect.py: 10 rows are of an earlier run" in said and "72 in, 72 kept" in said
