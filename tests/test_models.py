@@ -28,8 +28,8 @@ SAMPLE = {  # family: how it is computed
     "falcon_h1": "rows", "gemma2": "rows", "gemma3_text": "trie", "gemma4_text, keys shared": "trie", "gpt2": "trie",
     "gpt_neox": "trie", "gpt_oss": "rows", "granite": "trie", "granitemoehybrid": "rows", "kimi_linear": "rows",
     "lfm2": "rows", "llama, dynamic rope, longer": "trie", "mamba": "rows", "mixtral": "trie",
-    "modernbert-decoder": "trie", "opt, projections": "trie", "phi3, longrope, longer": "trie", "phimoe": "trie", "qwen3_5_text": "rows",
-    "qwen3_next": "rows", "xglm": "rows", "zamba2": "rows"}
+    "modernbert-decoder": "trie", "opt, projections": "trie", "phi3, longrope, longer": "trie", "phimoe": "trie",
+    "qwen3_5_text": "rows", "qwen3_next": "rows", "xglm": "rows", "zamba2": "rows"}
 ODD_HEADS = {"dory"}  # whose logits are not fused
 SEE_AHEAD = {"cpmant"}  # whose tokens see later ones in a plain forward pass
 
