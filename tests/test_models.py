@@ -301,10 +301,11 @@ def test_missing_gpu_and_missing_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "lfm2", "qwen3_moe"])
-def test_a_plan_without_what_shapes_do_not_tell(name, run, tmp_path):
+def test_a_plan_without_what_shapes_do_not_tell(name, tmp_path, capsys):
     kind, extra = ALL[name]
     AutoConfig.for_model(kind, **BASE | extra).save_pretrained(tmp_path)
-    said = run("train.py", "--plan", "--model", tmp_path, "--device", "cpu").stdout.decode()
+    train.main(["--plan", "--model", str(tmp_path), "--device", "cpu"])
+    said = capsys.readouterr().out
     assert "Adam's moments" in said and "in all" in said
 
 
