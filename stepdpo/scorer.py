@@ -57,6 +57,7 @@ class Scorer(torch.nn.Module):
     fused: the head is a FusedHead and is asked for log-probs; else logits of all slots are made.
     layers: the decoder layers, and own_head: the output head; but not those that share weights with other modules,
     because what is shared must lie in FSDP's root group.
+    added: names of weights that no file holds, see load_model.
     """
 
     def __init__(self, model):
@@ -68,6 +69,7 @@ class Scorer(torch.nn.Module):
         if self.fused:
             model.set_output_embeddings(FusedHead(head))
         self.model = model
+        self.added = set()
         self.shared = shared_weights(model)
         self.layers = [layer for layer in find_layers(model) if not self.shares_weights(layer)]
         self.ropes = dynamic_ropes(model)

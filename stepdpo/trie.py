@@ -126,7 +126,7 @@ def count_passes(model, own, device):
 
 
 def count_slots(sequences, shares=True):
-    """How many tokens are computed for [(token ids, index of the first target)]. shares: as one trie, else each alone."""
+    """How many tokens are computed for [(token ids, first target's index)]. shares: as one trie, else each alone."""
     return len(build_trie(sequences).ids) if shares else sum(len(ids) for ids, _ in sequences)
 
 

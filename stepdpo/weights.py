@@ -100,8 +100,8 @@ def check_tied(model, folder, target, name, renamed, sources):
     """UserError where files hold two different tensors for a weight that the configuration ties to another."""
     other = renamed.get(model.all_tied_weights_keys.get(target))
     if other and not sources[name].get_tensor(name).equal(sources[other].get_tensor(other)):
-        raise UserError(f"{folder}: config.json ties {target} to {model.all_tied_weights_keys[target]}, and in its files "
-                        "they differ; set tie_word_embeddings to what is meant", 2)
+        raise UserError(f"{folder}: config.json ties {target} to {model.all_tied_weights_keys[target]}, and in the "
+                        "files they differ; set tie_word_embeddings to what is meant", 2)
 
 
 def fill_rows(tensor, file, name, folder):

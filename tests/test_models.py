@@ -28,8 +28,8 @@ SAMPLE = {  # family: how it is computed
     "falcon_h1": "rows", "gemma2": "rows", "gemma3_text": "trie", "gemma4_text, keys shared": "trie", "gpt2": "trie",
     "gpt_neox": "trie", "gpt_oss": "rows", "granite": "trie", "granitemoehybrid": "rows", "kimi_linear": "rows",
     "lfm2": "rows", "llama, dynamic rope, longer": "trie", "mamba": "rows", "mixtral": "trie",
-    "modernbert-decoder": "trie", "opt, projections": "trie", "phi3, longrope, longer": "trie", "phimoe": "trie", "qwen3_5_text": "rows",
-    "qwen3_next": "rows", "xglm": "rows", "zamba2": "rows"}
+    "modernbert-decoder": "trie", "opt, projections": "trie", "phi3, longrope, longer": "trie", "phimoe": "trie",
+    "qwen3_5_text": "rows", "qwen3_next": "rows", "xglm": "rows", "zamba2": "rows"}
 ODD_HEADS = {"dory"}  # whose logits are not fused
 SEE_AHEAD = {"cpmant"}  # whose tokens see later ones in a plain forward pass
 
@@ -301,10 +301,11 @@ def test_missing_gpu_and_missing_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "lfm2", "qwen3_moe"])
-def test_a_plan_without_what_shapes_do_not_tell(name, run, tmp_path):
+def test_a_plan_without_what_shapes_do_not_tell(name, tmp_path, capsys):
     kind, extra = ALL[name]
     AutoConfig.for_model(kind, **BASE | extra).save_pretrained(tmp_path)
-    said = run("train.py", "--plan", "--model", tmp_path, "--device", "cpu").stdout.decode()
+    train.main(["--plan", "--model", str(tmp_path), "--device", "cpu"])
+    said = capsys.readouterr().out
     assert "Adam's moments" in said and "in all" in said
 
 
