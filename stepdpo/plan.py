@@ -85,7 +85,8 @@ def print_plan(args, folder, pairs, prepare):
         print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; ", end="")
         sequences = largest_micro(pairs, batches, budget, args.world, model.by_trie)
     slots = count_slots(sequences, model.by_trie)
-    states, working = state_bytes(model, args.world), working_bytes(model, size, reduced, BLOCK_LOGITS)
+    states, working = state_bytes(model, args.world), working_bytes(
+        model, size, reduced, BLOCK_LOGITS["cuda" if size == 2 else "cpu"])
     held, work = sum(states.values()), sum(working.values())
     every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))
