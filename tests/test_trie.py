@@ -147,12 +147,18 @@ def varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_s
     return torch.cat(parts)
 
 
+def varlen_oracle_of_torch_2_11(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size):
+    """There varlen_attn cannot be told that heads are shared, and shares them."""
+    return varlen_oracle(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, True)
+
+
+@pytest.mark.parametrize("oracle", [varlen_oracle, varlen_oracle_of_torch_2_11])
 @pytest.mark.parametrize("name", ["llama", "qwen2 sliding", "keys wider than values"])
-def test_layout_for_cuda(name, tmp_path, mesh, monkeypatch):
+def test_layout_for_cuda(name, oracle, tmp_path, mesh, monkeypatch):
     """The GPU's path up to its kernel, for which the oracle stands."""
     stock = save_stock(tmp_path, **MODELS[name])
     ours = shard.load_model(str(tmp_path), mesh, train.shard_model, seed=0)
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_oracle)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", oracle)
     monkeypatch.setattr(attention, "attend_padded", attention.attend_varlen)
     monkeypatch.setattr(attention, "lay_out_padded", attention.lay_out_varlen)
     torch.testing.assert_close(scored(ours, branches()), plain_sums(stock, branches()), rtol=0, atol=1e-4)
