@@ -47,7 +47,7 @@ def add_adapters(model, rank: int, alpha: int, seed: int):
     layers, shared = find_layers(model), shared_weights(model)
     places = [(parent, name, linear) for layer in layers for parent in layer.modules()
               for name, linear in parent.named_children()
-              if type(linear) is torch.nn.Linear and id(linear.weight) not in shared]
+              if type(linear) is torch.nn.Linear and id(linear.weight) not in shared and not is_bypassed(parent, name)]
     if not places:
         raise UserError(f"--lora {rank}: models of type {model.config.model_type} have no linear layers in their "
                         "decoder layers; leave it out, and all of the model is trained", 2)
@@ -64,6 +64,11 @@ def add_adapters(model, rank: int, alpha: int, seed: int):
             if weight.ndim > 1 and not weight.requires_grad and id(weight) not in adapted]
     say(f"adapters of rank {rank} on {len(places)} linear layers"
         + (f"; on {len(left)} other matrices there are none, such as {left[0]}" if left else ""))
+
+
+def is_bypassed(parent, name):
+    """Whether kernels read a layer's weight without calling it, as Mamba's do: an adapter would not be heard there."""
+    return hasattr(parent, "A_log") and hasattr(parent, "D") and name != "in_proj"
 
 
 def adapters(model) -> dict:
