@@ -89,15 +89,15 @@ def read_pairs(args, folder):
 
 # ------------------------------------------------------------------------------------------------ model
 
-def prepare_model(model, lora=None, alpha=None, seed=0):
+def prepare_model(model, args):
     """Hook: what is done to the model before it is sharded. It lies on "meta": it has shapes, and no values yet.
 
     The place to freeze parameters (`p.requires_grad_(False)`) or to add some. What requires a gradient is trained,
-    counted by --plan and kept in checkpoints, the rest is not. Here: all of the model, or adapters of rank `lora`.
+    counted by --plan and kept in checkpoints, the rest is not. args: the flags. Here: all of the model, or adapters.
     """
-    if lora:
+    if args.lora:
         from stepdpo.lora import add_adapters
-        add_adapters(model, lora, alpha or 2 * lora, seed)
+        add_adapters(model, args.lora, args.lora_alpha or 2 * args.lora, args.seed)
 
 
 def shard_model(model, mesh, offload):
@@ -388,13 +388,19 @@ def check_objective(args, default):
                             f"{args.loss}; leave it out", 2)
 
 
+def base_dtype(args, device):
+    """The type to keep the model in, but for what is trained where --lora freezes the rest."""
+    return args.base_dtype or ("bfloat16" if args.lora and device == "cuda" else "float32")
+
+
 def main(argv=None):
     args = parse_args(argv)
     from loss import OBJECTIVES
-    prepare = functools.partial(prepare_model, lora=args.lora, alpha=args.lora_alpha, seed=args.seed)
+    prepare = functools.partial(prepare_model, args=args)
     if args.plan:
         folder = find_model(args.model)
-        return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare)
+        pairs = read_pairs(args, folder)[0] if args.pairs else None
+        return print_plan(args, folder, pairs, prepare, base_dtype(args, args.device or "cuda"))
     with processes(args.device) as mesh, own_folder(args.out):
         folder = find_model(args.model)
         agree_on_date(args.out)
@@ -406,8 +412,7 @@ def main(argv=None):
             return say(f"{args.out}: was finished before")
         load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
-        kept_in = args.base_dtype or ("bfloat16" if args.lora and mesh.device_type == "cuda" else "float32")
-        model = load(folder, prepare=prepare, dtype=kept_in)
+        model = load(folder, prepare=prepare, dtype=base_dtype(args, mesh.device_type))
         with checkpoint.disk_errors(args.out):
             write_run(args.out, settings)
             objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch
