@@ -103,8 +103,9 @@ def prepare_model(model, args):
 def shard_model(model, mesh, offload):
     """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root.
 
-    On a GPU, and where frozen weights are kept in it, the model computes in bfloat16. Masters stay in float32: at a rate of 5e-7, 1 % of bfloat16 masters would
-    move in 50 steps. Gradients are reduced in float32 after every micro-batch: a process never holds all of them.
+    On a GPU, and where frozen weights are kept in it, the model computes in bfloat16. Masters stay in float32: at a
+    rate of 5e-7, 1 % of bfloat16 masters would move in 50 steps. Gradients are reduced in float32 after every
+    micro-batch: a process never holds all of them.
     """
     import torch
     from torch.distributed.fsdp import (
@@ -321,8 +322,8 @@ def add_step_flags(flag):
     flag("--tokens-per-micro-batch", type=int, default=4096, help="distinct tokens that a process computes at once")
     flag("--max-length", type=int, help="drop rows of more tokens (default: the model's context)")
     flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
-    flag("--lora", type=int, metavar="RANK", help="train adapters of this rank on all linear layers, and freeze the rest; "
-         "wants about ten times the --lr of full training")
+    flag("--lora", type=int, metavar="RANK", help="train adapters of this rank on the linear layers of attention and "
+         "MLP, and freeze the rest; wants about ten times the --lr of full training")
     flag("--lora-alpha", type=int, metavar="A", help="adapters count A / RANK (default: 2 RANK)")
     flag("--base-dtype", choices=["bfloat16", "float32"], help="what --lora freezes is kept in this (default: bfloat16 "
          "on a GPU, float32 on a CPU)")

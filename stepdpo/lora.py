@@ -47,9 +47,10 @@ def add_adapters(model, rank: int, alpha: int, seed: int):
     layers, shared = find_layers(model), shared_weights(model)
     places = [(parent, name, linear) for layer in layers for parent in layer.modules()
               for name, linear in parent.named_children()
-              if type(linear) is torch.nn.Linear and id(linear.weight) not in shared and not is_bypassed(parent, name)]
+              if type(linear) is torch.nn.Linear and id(linear.weight) not in shared
+              and not is_gate(linear, model.config.get_text_config()) and not is_bypassed(parent, name)]
     if not places:
-        raise UserError(f"--lora {rank}: models of type {model.config.model_type} have no linear layers in their "
+        raise UserError(f"--lora {rank}: models of type {model.config.model_type} have no plain linear layers in their "
                         "decoder layers; leave it out, and all of the model is trained", 2)
     _, name, narrow = min(places, key=lambda place: min(place[2].weight.shape))
     if rank > min(narrow.weight.shape):
@@ -64,6 +65,14 @@ def add_adapters(model, rank: int, alpha: int, seed: int):
             if weight.ndim > 1 and not weight.requires_grad and id(weight) not in adapted]
     say(f"adapters of rank {rank} on {len(places)} linear layers"
         + (f"; on {len(left)} other matrices there are none, such as {left[0]}" if left else ""))
+
+
+def is_gate(linear, config):
+    """Whether a layer makes a number or two a head, or one an expert: a gate or a router, narrower than any rank."""
+    counts = {name: value for name, value in config.to_dict().items() if isinstance(value, int)}
+    heads = max((count for name, count in counts.items() if name.endswith("heads")), default=0)
+    experts = {count for name, count in counts.items() if name.endswith("experts")}
+    return linear.out_features <= 2 * heads or linear.out_features in experts
 
 
 def is_bypassed(parent, name):

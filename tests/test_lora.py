@@ -169,7 +169,7 @@ def test_bad_flags(tiny_model, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / "gpt2" / name).write_bytes((ROOT / tiny_model / name).read_bytes())
     text, code = refusal("--model", tmp_path / "gpt2", "--pairs", pairs, "--out", out, "--lora", 2)
-    assert text.startswith("--lora 2: models of type gpt2 have no linear layers") and code == 2
+    assert text.startswith("--lora 2: models of type gpt2 have no plain linear layers") and code == 2
     assert not out.exists()
     fit(tiny_model, pairs, out, "--lora", 2, "--max-steps", 1)
     text, code = refusal(*flags, "--lora", 4, "--resume")
