@@ -12,4 +12,5 @@ training        examples (rows to tokens), batches, reference, metrics, run and 
   the model     folder, weights (files to shards), shard, lora, scorer (log-probs for logits), trie, attention, paths,
                 export
   over ranks    processes
+  on a GPU      device (numbers that come without a wait, its peak)
 """
