@@ -2,11 +2,12 @@
 
     python demo/benchmark.py --quick
     python demo/benchmark.py >> BENCHMARKS.md
+    python demo/benchmark.py --device cuda --out runs/gpu        # demo/benchmark_gpu.py says what it measures
 
 out: a Markdown table for each shape of model and number of pairs a prefix, on stdout
 
 Every contender takes the same optimizer steps on the same token ids from the same weights, in one process, in turns;
-their losses are compared first. A time is the least of the rounds: CPU-seconds of one thread, seconds on a GPU.
+their losses are compared first. A time is the least of the rounds, in CPU-seconds of one thread.
 - TRL as it comes: its defaults, with a live reference model; float32 on a CPU. It is slow, so it has one round.
 - TRL at its best: reference log-probs precomputed, no checkpointing, one pair per forward pass, its head on labelled
   positions only, which it chooses by itself on CUDA and is made to choose on a CPU.
@@ -40,11 +41,6 @@ SHAPES = {  # bodies of 34M and 31M; heads of 8 % of the body, as a 7B model has
     "a 7B's proportion": dict(BODY, vocab_size=2624, tie_word_embeddings=False, hidden_size=1024, num_hidden_layers=3,
                               intermediate_size=2816),
     "full vocabulary": dict(BODY, vocab_size=151936, tie_word_embeddings=True)}
-CUDA_SHAPES = {
-    "0.5B": dict(BODY, vocab_size=151936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14,
-                 intermediate_size=4864, tie_word_embeddings=True),
-    "1.5B": dict(BODY, vocab_size=151936, hidden_size=1536, num_hidden_layers=28, num_attention_heads=12,
-                 intermediate_size=8960, tie_word_embeddings=True)}
 BETA, RATE = 0.4, 1e-6
 
 
@@ -59,13 +55,16 @@ def draw_pairs(count, per_prefix, vocabulary, seed=0):
     return [(prefix, some(20, 120), some(20, 120)) for prefix in prefixes for _ in range(per_prefix)]
 
 
-def make_folder(folder, shape):
+def make_folder(folder, shape, kind="cpu"):
     """A model folder with random weights and a tokenizer that TRL wants to see."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.float32).save_pretrained(folder)
+    with torch.device(kind):  # where billions of random numbers are soon drawn
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape),
+                                                 dtype=torch.float32 if kind == "cpu" else torch.bfloat16)
+    model.save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "<end>": 1}, "a")), eos_token="<end>",
                             pad_token="<end>").save_pretrained(folder)
 
@@ -73,22 +72,27 @@ def make_folder(folder, shape):
 class Ours:
     """train.py's own step."""
 
-    def __init__(self, folder, pairs, mesh, budget, references):
+    def __init__(self, folder, pairs, mesh, budget, references, compiled=False):
+        import train
+        from stepdpo import shard
+        self.model = shard.load_model(folder, mesh, train.shard_model, seed=0, compiled=compiled)
+        self.optimizer, = train.make_optimizers(self.model, RATE, 0.0)
+        self.budget, self.mesh = budget, mesh
+        self.take(pairs, references)
+
+    def take(self, pairs, references):
+        """Let these be the pairs of a step."""
         import torch
         import train
         from loss import OBJECTIVES
-        from stepdpo import shard
         from stepdpo.examples import Example, Sequence
-        self.model = shard.load_model(folder, mesh, train.shard_model, seed=0)
-        self.optimizer, = train.make_optimizers(self.model, RATE, 0.0)
         examples = []
         for i, ((prefix, chosen, rejected), reference) in enumerate(zip(pairs, references)):
             sequences = [Sequence(array("i", prefix + chosen), len(prefix), +1),
                          Sequence(array("i", prefix + rejected), len(prefix), -1)]
             examples.append(Example(str(i), sequences, reference=torch.cat(reference)))
         self.batch = functools.partial(train.run_batch, self.model, examples, OBJECTIVES["sigmoid"], {"beta": BETA},
-                                       mesh=mesh)
-        self.budget, self.mesh = budget, mesh
+                                       mesh=self.mesh)
 
     def step(self, at_once=False):
         from stepdpo.metrics import read_totals
@@ -105,11 +109,14 @@ class Trl:
         import torch
         import trl
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import is_flash_attn_2_available
         self.best, self.per_forward, cuda = best, per_forward, kind == "cuda"
         how = dict(gradient_checkpointing=False) if best else {}
+        attention = "flash_attention_2" if cuda and is_flash_attn_2_available() else "sdpa"
         text = datasets.Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}])
         self.trainer = trl.DPOTrainer(
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), train_dataset=text,
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention),
+            train_dataset=text,
             processing_class=AutoTokenizer.from_pretrained(folder), args=trl.DPOConfig(
                 work, beta=BETA, per_device_train_batch_size=per_forward, max_length=None, bf16=cuda, use_cpu=not cuda,
                 report_to=[], disable_tqdm=True, **how))
@@ -119,6 +126,10 @@ class Trl:
         self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
+        self.take(pairs, references)
+
+    def take(self, pairs, references):
+        """Let these be the pairs of a step."""
         self.rows = [dict(prompt_ids=prefix, chosen_ids=chosen, rejected_ids=rejected,
                           ref_chosen_logps=reference[0].sum().item(), ref_rejected_logps=reference[1].sum().item())
                      for (prefix, chosen, rejected), reference in zip(pairs, references)]
@@ -133,12 +144,12 @@ class Trl:
         for at in range(0, len(self.rows), size):
             micro = self.trainer.data_collator(self.rows[at:at + size])
             micro = {name: tensor.to(self.model.device) for name, tensor in micro.items()}
-            total += self.trainer.training_step(self.model, micro).item() * len(self.rows[at:at + size])
+            total += self.trainer.training_step(self.model, micro).detach() * len(self.rows[at:at + size])
         trl.trainer.utils._use_triton = usual
         for p in self.model.parameters():
             p.grad /= -(-len(self.rows) // size)
         finish(self.optimizer)
-        return total / len(self.rows)
+        return total.item() / len(self.rows)
 
 
 def finish(optimizer):
@@ -172,21 +183,21 @@ def products(config, tokens, targets):
             (targets, width, config.vocab_size, 1)]
 
 
-def floor(config, tokens, targets, kind):
+def floor(config, tokens, targets):
     """Seconds of all products, forward, by input and by weight; a long product is timed on part of its rows."""
     import torch
-    dtype, total = torch.bfloat16 if kind == "cuda" else torch.float32, 0.0
+    total = 0.0
     for rows, a, b, n in products(config, tokens, targets):
         part = min(rows, 4096)
-        x, w, g = (torch.randn(shape, dtype=dtype, device=kind) for shape in ((part, a), (b, a), (part, b)))
-        into = [torch.empty(shape, dtype=dtype, device=kind) for shape in ((part, b), (part, a), (b, a))]
+        x, w, g = (torch.randn(shape) for shape in ((part, a), (b, a), (part, b)))
+        into = [torch.empty(shape) for shape in ((part, b), (part, a), (b, a))]
 
         def run():
             torch.mm(x, w.T, out=into[0])
             torch.mm(g, w, out=into[1])
             torch.mm(g.T, x, out=into[2])
         run()
-        total += n * rows / part * min(seconds_of(run, kind)[0] for _ in range(2))
+        total += n * rows / part * min(seconds_of(run, "cpu")[0] for _ in range(2))
     return total
 
 
@@ -203,15 +214,9 @@ def seconds_of(work, kind):
     return time.process_time() - begin, result
 
 
-def peak(contender, kind, at_once=True):
+def peak(contender, at_once=True):
     """Bytes that a step takes beyond weights, gradients and moments. at_once: with all its pairs in flight."""
-    import torch
     gradients = sum(p.numel() * p.element_size() for p in contender.model.parameters())
-    if kind == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        contender.step(at_once)
-        return torch.cuda.max_memory_allocated() - before - gradients
     c = ctypes.CDLL("libc.so.6")
     c.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back at once, so that the peak is what is held
     c.malloc_trim(0)
@@ -237,18 +242,18 @@ def measure_all(shape, pairs, budget, rounds, usual, mesh, work):
     contenders = {"ours": Ours(folder, pairs, mesh, budget, references),
                   "TRL at its best": Trl(folder, pairs, kind, 1, references, True, work)}
     losses = [contender.step() for contender in contenders.values()]  # the first step also makes the moments
-    assert max(losses) - min(losses) < (1e-3 if kind == "cpu" else 0.05), losses
+    assert max(losses) - min(losses) < 1e-3, losses
     trie = build_trie([(array("i", prefix + side), len(prefix)) for prefix, *sides in pairs for side in sides])
     targets = sum(len(a) + len(b) for _, a, b in pairs)
     tokens = (len(trie.ids), sum(len(p) + len(a) + len(b) - 2 for p, a, b in pairs),
               sum(2 * len(p) + len(a) + len(b) - 2 for p, a, b in pairs))
-    memory = {name: peak(contender, kind) for name, contender in contenders.items()}
+    memory = {name: peak(contender) for name, contender in contenders.items()}
     config, seconds = AutoConfig.from_pretrained(folder), {}
     for _ in range(rounds):
         for name, contender in contenders.items():
             seconds.setdefault(name, []).append(seconds_of(contender.step, kind)[0])
-        seconds.setdefault("floor of the trie", []).append(floor(config, tokens[0], len(trie.reads), kind))
-        seconds.setdefault("floor of pairs", []).append(floor(config, tokens[1], targets, kind))
+        seconds.setdefault("floor of the trie", []).append(floor(config, tokens[0], len(trie.reads)))
+        seconds.setdefault("floor of pairs", []).append(floor(config, tokens[1], targets))
     if usual:
         contenders.clear()
         slow = Trl(folder, pairs, kind, min(8, len(pairs)), references, False, work)
@@ -256,11 +261,11 @@ def measure_all(shape, pairs, budget, rounds, usual, mesh, work):
             p.grad = torch.zeros_like(p)
         finish(slow.optimizer)  # makes the moments
         seconds["TRL as it comes"] = [seconds_of(slow.step, kind)[0]]
-        memory["TRL as it comes"] = peak(slow, kind, at_once=False)
+        memory["TRL as it comes"] = peak(slow, at_once=False)
     return {name: min(times) for name, times in seconds.items()}, memory, tokens
 
 
-def print_table(name, per_prefix, pairs, seconds, memory, tokens, shape, kind):
+def print_table(name, per_prefix, pairs, seconds, memory, tokens):
     least = seconds["floor of the trie"]
     print(f"\n**{name}, {len(pairs)} pairs, {per_prefix} a prefix**: {tokens[0]:,} distinct tokens in the trie, "
           f"{tokens[1]:,} in pairs, {tokens[2]:,} in separate rows\n")
@@ -269,13 +274,6 @@ def print_table(name, per_prefix, pairs, seconds, memory, tokens, shape, kind):
         beyond = f"{memory[row] / 2 ** 20:.0f}" if row in memory else ""
         print(f"| {row} | {time_of:.2f} | {len(pairs) / time_of:.2f} | {time_of / least:.2f} | "
               f"{time_of / seconds['ours']:.2f} | {beyond} |")
-    if kind == "cuda":
-        import torch
-        from transformers import AutoConfig
-        flops = sum(6 * r * a * b * n for r, a, b, n in
-                    products(AutoConfig.for_model(**shape), tokens[0], sum(len(a) + len(b) for _, a, b in pairs)))
-        print(f"\nMFU of ours: {flops / seconds['ours'] / 989e12:.1%} of an H100's 989 TFLOP/s "
-              f"({torch.cuda.get_device_name()})")
     sys.stdout.flush()
 
 
@@ -286,28 +284,39 @@ def main(argv=None):
     parser.add_argument("--pairs", type=int, default=8, help="pairs a step")
     parser.add_argument("--rounds", type=int, default=2, help="steps of each contender, in turns")
     parser.add_argument("--tokens-per-micro-batch", type=int, default=4096, help="as train.py has it")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                        help="cuda: the run of demo/benchmark_gpu.py, to which the flags above say nothing")
+    parser.add_argument("--seconds", type=int, default=345, help="cuda: what the whole run may take")
+    parser.add_argument("--out", default="runs/benchmark", help="cuda: folder for benchmark.md and benchmark.jsonl")
+    parser.add_argument("--dry-run", action="store_true", help="cuda: tiny shapes, with the CPU in the GPU's place")
     args = parser.parse_args(argv)
     if args.quick:
         args.pairs, args.rounds = 4, 1
+    begin = time.perf_counter()
     import torch
     import transformers
     import trl
+
+    from demo import benchmark_gpu
     from stepdpo.processes import processes
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    with processes(args.device) as mesh:
-        kind = mesh.device_type
-        device = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, one thread"
-        print(f"\n`python demo/benchmark.py {' '.join(argv or sys.argv[1:])}`: {device}; torch {torch.__version__}, "
-              f"transformers {transformers.__version__}, trl {trl.__version__}")
-        for name, shape in (CUDA_SHAPES if kind == "cuda" else SHAPES).items():
+    with processes("cpu" if args.dry_run else args.device) as mesh:
+        device = torch.cuda.get_device_name() if mesh.device_type == "cuda" else f"{platform.machine()}, one thread"
+        head = (f"\n`python demo/benchmark.py {' '.join(argv or sys.argv[1:])}`: {device}; torch {torch.__version__}, "
+                f"transformers {transformers.__version__}, trl {trl.__version__}")
+        if args.device == "cuda":
+            with contextlib.redirect_stdout(sys.stderr):
+                tables = benchmark_gpu.measure_in_time(mesh, begin, args.seconds, args.out, head, args.dry_run)
+            return print(tables)
+        print(head)
+        for name, shape in SHAPES.items():
             for per_prefix in (1, 4):
                 pairs = draw_pairs(args.pairs, per_prefix, shape["vocab_size"])
                 with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(sys.stderr):
                     found = measure_all(shape, pairs, args.tokens_per_micro_batch, args.rounds, not args.quick, mesh,
                                         work)
-                print_table(name, per_prefix, pairs, *found, shape, kind)
+                print_table(name, per_prefix, pairs, *found)
 
 
 if __name__ == "__main__":
