@@ -17,7 +17,7 @@ import evaluate
 import train
 from demo.files import load_rows, save_rows
 from demo.kinds import source_id
-from demo.studies import LORA_RATE, MAIN, METRICS, SYSTEMS
+from demo.studies import MAIN, METRICS, SYSTEMS
 from demo.world import first_wrong_step
 
 
@@ -101,8 +101,7 @@ def answer_bits(lab, name, problems, model, folder, temperature):
 def settings_of(lab, system):
     """The (rate, β) that are tried of a system."""
     _, _, flags = SYSTEMS[system]
-    factor = LORA_RATE if "lora" in flags else 1
-    return [(factor * lr, beta) for lr, beta in lab.study.grid]
+    return lab.study.lora_grid if "lora" in flags else lab.study.grid
 
 
 def grid(lab, world, system):

@@ -13,7 +13,6 @@ SYSTEMS = {  # name: (rows, objective, other flags of train.py)
     "Step-DPO, verified, --lora 8": ("verified", "step-dpo", {"lora": 8}),
     "Step-DPO, verified, --lora 32": ("verified", "step-dpo", {"lora": 32}),
 }
-LORA_RATE = 10  # adapters want about ten times the rate of full training
 MAIN = "Step-DPO, verified"  # the system that is varied on the first SFT seed
 VARIANTS = ("as it is", "--eos", "--nll 0.1", "4 pairs a prefix", "--shuffle prefixes, 4 pairs a prefix",
             "100 pairs", "300 pairs", "located by exact", "located by rollouts", "three rounds", "1,000 pairs",
@@ -32,6 +31,7 @@ class Study:
     systems: tuple  # names in SYSTEMS
     variants: tuple  # of MAIN, names in VARIANTS
     grid: tuple  # (rate, β) to choose from
+    lora_grid: tuple  # the same for adapters, which want about ten times the rate
     solutions: int  # of each world and scale, to make policies of
     sft: dict  # train.py's settings for that
     epochs: int  # of every system
@@ -54,6 +54,7 @@ FULL = Study(
     systems=("DPO, answers apart", "DPO, shared prefix", "DPO, shared prefix, verified", "Step-DPO",
              "Step-DPO, verified", "Step-DPO, other wording"),
     grid=((1e-5, 0.4), (3e-5, 0.4), (3e-5, 1.0), (3e-5, 2.0), (1e-4, 1.0)),
+    lora_grid=((1e-4, 1.0), (3e-4, 1.0), (1e-3, 1.0)),
     solutions=16000, sft=dict(lr=3e-3, warmup=0.05, epochs=1, batch_size=16), epochs=3, batch_size=32,
     problems={"decision": 6000, "number": 1600},  # about 1,200 of each are answered wrongly once in 4 times
     many={"decision": 28000, "number": 6600},  # give 3,000 pairs, of the problems that all kinds of rows have
@@ -64,7 +65,7 @@ QUICK = replace(FULL, runs=1, test=2000, validation=500, variants=())
 PRETRAINED = Study(
     seeds=2, runs=1, test=500, sampled=0, validation=200, variants=("as it is", "--lora 32"),
     systems=("DPO, answers apart", "DPO, shared prefix, verified", "Step-DPO, verified", "Step-DPO, true steps"),
-    grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)),
+    grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)), lora_grid=((3e-5, 0.4), (1e-4, 0.4), (3e-4, 0.4)),
     solutions=130, sft=dict(lr=2e-4, warmup=0.1, epochs=1, batch_size=32), epochs=3, batch_size=16,
     problems={"decision": 500, "number": 500}, many={"decision": 2000, "number": 2000},
     pairs=160, held_out=40, tries=4, max_tokens=160, at_once=64,

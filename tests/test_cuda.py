@@ -259,6 +259,13 @@ def test_steps_equal_those_without_a_flag(flag, pairs, plain, tmp_path):
     same_losses(fit(pairs, tmp_path / "out", flag), read_log(plain), 1e-2 if GPU else 1e-5)
 
 
+@pytest.mark.parametrize("flags", [[], pytest.param(["--compile", "--checkpointing"], marks=needs_gpu)])
+def test_adapters_learn_as_on_the_cpu(flags, pairs, tmp_path):
+    """On a base in bfloat16 here and there, because rounding it makes another model of it."""
+    how = ["--lora", "8", "--lr", "3e-4", "--base-dtype", "bfloat16"]
+    same_losses(fit(pairs, tmp_path / "out", *how, *flags), fit(pairs, tmp_path / "cpu", *how, device="cpu"), 2e-2)
+
+
 def test_a_resumed_run_is_bit_equal(pairs, tmp_path):
     """With torch's deterministic algorithms; without them a GPU sums in any order."""
     torch.use_deterministic_algorithms(True)
