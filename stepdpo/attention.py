@@ -17,6 +17,7 @@ imports torch, as loss.py does.)
 import math
 from dataclasses import dataclass, field
 
+import numpy
 import torch
 import torch.nn.functional as F
 
@@ -72,12 +73,17 @@ class Unserved(Exception):
 def place_trie(trie, device) -> PlacedTrie:
     """A trie's lists as tensors, its segments laid out for the attention of this kind of device."""
     def put(numbers):
-        return torch.tensor(numbers, device=device)
+        return as_tensor(numbers, device)
 
     lay_out = lay_out_padded if device.type == "cpu" else lay_out_varlen
     return PlacedTrie(ids=put(trie.ids), positions=put(trie.positions), reads=put(trie.reads),
                       targets=put(trie.targets), picks=put([number for picks in trie.picks for number in picks]),
                       layout=lay_out(trie.segments, device))
+
+
+def as_tensor(numbers, device):
+    """A tensor of a list of whole numbers, or of lists; by way of numpy, which reads a list in a quarter of the time."""
+    return torch.from_numpy(numpy.array(numbers, dtype=numpy.int64)).to(device)
 
 
 def lay_out_varlen(segments, device):
@@ -113,12 +119,12 @@ def lay_out_padded(segments, device):
             depth.append([min(segment.shared + place, length - 1) for place in range(new)])
         shares = any(segment.shared for segment in segments_of_group)
         groups.append(Group(count=len(segments_of_group), new=new, whole=whole,
-                            depth=torch.tensor(depth, device=device) if shares else None))
-    queries = torch.tensor(queries, device=device)
+                            depth=as_tensor(depth, device) if shares else None))
+    queries = as_tensor(queries, device)
     real = queries >= 0
     back = torch.empty(int(real.sum()), dtype=torch.long, device=device)
     back[queries[real]] = real.nonzero().squeeze(1)
-    return PaddedLayout(groups, queries.clamp(min=0), torch.tensor(keys, device=device), back)
+    return PaddedLayout(groups, queries.clamp(min=0), as_tensor(keys, device), back)
 
 
 def group_segments(segments):
