@@ -1,6 +1,6 @@
 """Tokens per CPU-second of the local engine, beside transformers' own ways; prints a Markdown table.
 
-    python demo/benchmark_sampling.py --model FOLDER problems.jsonl --problems 64 --max-tokens 512
+    python demo/benchmark_sampling.py --model FOLDER problems.jsonl --count 64 --max-tokens 512
 
 All ways are run in turn in this process, on one thread, with the same problems; --rounds are interleaved. Settings
 are collect.py's (two samples of each problem, temperature 0.8, top-p 0.95) and evaluate.py's (one, greedy).
@@ -119,7 +119,7 @@ def main(argv=None):
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     tokenizer, model = load_tokenizer(args.model), load_for_sampling(args.model)
-    eos = eos_ids(model, tokenizer)
+    eos, attention = eos_ids(model, tokenizer), model.config._attn_implementation
     rows = [json.loads(line) for _, line in zip(range(args.count), open(args.problems, encoding="utf-8"))]
     ways = {"ours": ours}
     if args.before:
@@ -133,6 +133,7 @@ def main(argv=None):
         texts = {}
         for _ in range(args.rounds):
             for way, sample in {**ways, **({"generate_batch": generate_batch} if args.paged else {})}.items():
+                model.set_attn_implementation(attention if way == "ours" else "sdpa")
                 begin = time.process_time()
                 texts[way] = sample(model, prompts, eos, how, args.slots, args.max_tokens)
                 tokens = sum(map(len, texts[way]))

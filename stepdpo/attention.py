@@ -117,12 +117,12 @@ def lay_out_padded(segments, device):
             depth.append([min(segment.shared + place, length - 1) for place in range(new)])
         shares = any(segment.shared for segment in segments_of_group)
         groups.append(Group(count=len(segments_of_group), new=new, whole=whole,
-                            depth=torch.tensor(depth, device=device) if shares else None))
-    queries = torch.tensor(queries, device=device)
+                            depth=put(depth, device) if shares else None))
+    queries = put(queries, device)
     real = queries >= 0
     back = torch.empty(int(real.sum()), dtype=torch.long, device=device)
     back[queries[real]] = real.nonzero().squeeze(1)
-    return PaddedLayout(groups, queries.clamp(min=0), torch.tensor(keys, device=device), back)
+    return PaddedLayout(groups, queries.clamp(min=0), put(keys, device), back)
 
 
 def group_segments(segments):

@@ -4,6 +4,8 @@
     flops = product_flops(model, tokens, scored)                     # of a step
     mfu = flops / seconds / peak_flops(device)                       # where the peak is known
 """
+import numpy
+
 PEAKS = {  # dense bfloat16 products of a GPU a second, by its maker; the first name that torch's name has in it counts
     "A100": 312e12,
     "A800": 312e12,
@@ -22,7 +24,10 @@ def put(numbers, device, dtype=None):
     A plain `torch.tensor(numbers, device="cuda")` waits until the GPU has done all that it was given: a sync point.
     """
     import torch
-    tensor = torch.as_tensor(numbers, dtype=dtype)
+    if not isinstance(numbers, torch.Tensor):
+        numbers = torch.from_numpy(numpy.asarray(numbers))  # numpy reads a list four times as fast as torch
+        dtype = dtype or (torch.float32 if numbers.is_floating_point() else None)
+    tensor = numbers.to(dtype) if dtype else numbers
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -3,6 +3,7 @@
     texts = [Text(" Step 1:", " 1 + 1 = 2."), Text(" Step 1:", " 1 + 1 = 3.", side=-1)]      # a pair's, train.row_texts
     example, _ = make_example(row, texts, tokenizer, "chat", limit=4096)
 """
+import itertools
 import json
 import math
 from array import array
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 
 from stepdpo.command import UserError
 from stepdpo.processes import say
-from stepdpo.prompts import encode_step, end_of_turn, render_prompt
+from stepdpo.prompts import encode_steps, end_of_turn, render_prompt
 from stepdpo.rows import read_rows
+
+TOGETHER = 256  # rows that are encoded together
 
 
 class Text(NamedTuple):
@@ -71,12 +74,27 @@ def make_example(row: dict, texts: list[Text] | str, tokenizer, prompt: str, lim
 
     texts: what of the row is scored, or already such a reason. limit: of tokens in a sequence.
     """
+    return assemble_example(row, texts, encode_rows([row], [texts], tokenizer, prompt)[0], tokenizer, prompt, limit)
+
+
+def encode_rows(rows: list[dict], texts: list[list[Text] | str], tokenizer, prompt: str) -> list[list[tuple]]:
+    """For each row, (token ids, how many come before the scored ones) of each of its Texts; all encoded together."""
+    steps = []
+    for row, texts_of_row in zip(rows, texts):
+        if not isinstance(texts_of_row, str):
+            for text in texts_of_row:
+                whole = render_prompt(tokenizer, row["prompt"], prompt, text.before + text.scored)
+                steps.append((whole, text.scored))
+    encoded = iter(encode_steps(tokenizer, steps) if steps else [])
+    return [[] if isinstance(texts_of_row, str) else [next(encoded) for _ in texts_of_row] for texts_of_row in texts]
+
+
+def assemble_example(row: dict, texts: list[Text] | str, encoded: list[tuple], tokenizer, prompt: str, limit: int):
+    """`make_example` of a row whose Texts are encoded."""
     if isinstance(texts, str):
         return None, texts
     sequences = []
-    for text in texts:
-        whole = render_prompt(tokenizer, row["prompt"], prompt, text.before + text.scored)
-        ids, start = encode_step(tokenizer, whole, text.scored)
+    for text, (ids, start) in zip(texts, encoded):
         if start == len(ids):
             return None, "nothing to score"
         if start == 0:
@@ -93,6 +111,24 @@ def make_example(row: dict, texts: list[Text] | str, tokenizer, prompt: str, lim
     return Example(row["id"], sequences, row_weight(row)), None
 
 
+def read_encoded(path, required, row_texts, tokenizer, prompt):
+    """Yield (row, its Texts or the reason why it is dropped, these encoded) of a JSONL file; TOGETHER rows at once."""
+    rows = read_rows(path, required)
+    some = list(itertools.islice(rows, TOGETHER))
+    while some:
+        texts = []
+        for row in some:
+            where = f"{path}: row {row['id']}"
+            if "drop" in row:
+                raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
+            try:
+                texts.append(row_texts(row))
+            except ValueError as error:
+                raise UserError(f"{where}: {error}") from error
+        yield from zip(some, texts, encode_rows(some, texts, tokenizer, prompt))
+        some = list(itertools.islice(rows, TOGETHER))
+
+
 def load_examples(path, required, row_texts, tokenizer, prompt, limit, vocabulary):
     """(examples, dropped rows with their `drop` reason) of a JSONL file. UserError when nothing is left.
 
@@ -100,13 +136,10 @@ def load_examples(path, required, row_texts, tokenizer, prompt, limit, vocabular
     limit: of tokens in a sequence. vocabulary: how many tokens the model knows.
     """
     examples, dropped = [], []
-    for row in read_rows(path, required):
+    for row, texts, encoded in read_encoded(path, required, row_texts, tokenizer, prompt):
         where = f"{path}: row {row['id']}"
-        if "drop" in row:
-            raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
         try:
-            texts = row_texts(row)
-            example, reason = make_example(row, texts, tokenizer, prompt, limit)
+            example, reason = assemble_example(row, texts, encoded, tokenizer, prompt, limit)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
         if reason:

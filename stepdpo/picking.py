@@ -1,6 +1,7 @@
 """Draw a token from logits: temperature and top-p, and nothing else."""
 
-LIKELIEST = 512  # tokens that top-p looks at first; the others only where these do not suffice
+LIKELIEST = (16, 256, 2048)  # tokens that top-p looks at, in turn, before it looks at all of them
+HOPELESS = 0.1  # of top-p: where these have less, more of them will hardly do
 
 
 def pick_tokens(logits, uniform, temperature, top_p):
@@ -14,27 +15,35 @@ def pick_tokens(logits, uniform, temperature, top_p):
     probs = torch.softmax(logits.float() / temperature, -1)
     if top_p >= 1:
         return draw(probs, uniform)
-    if probs.shape[-1] <= 4 * LIKELIEST:
-        return draw(nucleus(probs, top_p), uniform)
     return pick_likely(probs, uniform, top_p)
 
 
 def pick_likely(probs, uniform, top_p):
     """`draw(nucleus(probs, top_p), uniform)` without sorting the vocabulary: (B,) token ids.
 
-        probs   .4 .3 .1 .1 .05 ... (49,152 of them)       top_p 0.75
-        512 likeliest, in the order of their ids           the nucleus .4 .3 .1 ends among them: all others are 0
-        a row whose nucleus does not end among them        sorted as a whole
+        probs   .4 .3 .1 .1 .05 ... (49,152 of them)      top_p 0.75
+        16 likeliest, in the order of their ids           the nucleus .4 .3 .1 ends among them: all others are 0
+        a row whose nucleus does not end among them       more are looked at, at last all
     """
-    ids = probs.topk(LIKELIEST, sorted=False).indices.sort(-1).values  # by id, as in the vocabulary: equal sums
-    likely = probs.gather(-1, ids)
-    kept = nucleus(likely, top_p)
-    # there, a token is left out that is likelier than all that were not looked at
-    ends = ((kept == 0) & (likely > likely.min(-1, keepdim=True).values)).any(-1)
-    tokens = ids.gather(-1, draw(kept, uniform)[:, None])[:, 0]
-    if not ends.all():
-        rest = (~ends).nonzero()[:, 0]
-        tokens[rest] = draw(nucleus(probs[rest], top_p), uniform[rest])
+    import torch
+    tokens = torch.empty_like(uniform, dtype=torch.long)
+    left = torch.arange(len(probs), device=probs.device)  # rows without a token
+    flat = left[:0]                                       # of them, those so flat that few tokens will not do
+    for k in LIKELIEST:
+        if len(left) and 16 * k <= probs.shape[-1]:
+            of_left = probs if len(left) == len(probs) else probs[left]
+            ids = of_left.topk(k, sorted=False).indices.sort(-1).values  # by id, as in the vocabulary: equal sums
+            likely = of_left.gather(-1, ids)
+            kept = nucleus(likely, top_p)
+            # there, a token is left out that is likelier than all that were not looked at
+            ends = ((kept == 0) & (likely > likely.min(-1, keepdim=True).values)).any(-1)
+            tokens[left] = ids.gather(-1, draw(kept, uniform[left])[:, None])[:, 0]
+            hopeless = ~ends & (likely.sum(-1) < HOPELESS * top_p)
+            flat = torch.cat([flat, left[hopeless]])
+            left = left[~ends & ~hopeless]
+    left = torch.cat([left, flat])
+    if len(left):
+        tokens[left] = draw(nucleus(probs[left], top_p), uniform[left])
     return tokens
 
 

@@ -186,7 +186,10 @@ def encode_steps(tokenizer, texts):
     found = []
     for (text, step), ids, offsets in zip(texts, coded["input_ids"], coded["offset_mapping"]):
         joint = len(text) - len(step)
-        found.append((ids, sum(end <= joint for _, end in offsets)))
+        before = len(ids)
+        while before and offsets[before - 1][1] > joint:
+            before -= 1
+        found.append((ids, before))
     return found
 
 

@@ -24,10 +24,18 @@ class Row:
         self.prompt, self.limit, self.hear = prompt, limit, hear  # hear(answer): called after each token
         self.answer, self.done = [], False
         self.noise = torch.Generator().manual_seed(seed)  # its own, so that its draws depend on nothing around it
+        self.drawn = []  # some random numbers ahead, the next one last: to draw one at a time takes longer
+
+    @property
+    def columns(self):
+        """Of the cache: all of its tokens but the last, which the cache has not seen yet."""
+        return len(self.prompt) + len(self.answer) - 1
 
     def draw(self):
         import torch
-        return torch.rand(1, generator=self.noise)
+        if not self.drawn:
+            self.drawn = torch.rand(64, generator=self.noise).flip(0).tolist()
+        return self.drawn.pop()
 
 
 class RunningBatch:
@@ -95,34 +103,38 @@ class RunningBatch:
             self.admit([rows[i] for i in going], [starts[i] for i in going], tokens[going])
 
     def admit(self, rows, starts, tokens):
-        """Put rows whose prompts were read behind those that go on; the places of ended rows go."""
+        """Put rows whose prompts were read behind those that go on; the places of ended rows go.
+
+        The longest come first on each side, for the sake of attend_in_groups (cache.py).
+        """
         import torch
         device = self.model.device
-        stay = [i for i, row in enumerate(self.rows) if not row.done]
-        lengths = [len(self.rows[i].prompt) + len(self.rows[i].answer) - 1 for i in stay]
-        width = max([*lengths, *(start.columns for start in starts)])
-        parts, mask = [], torch.zeros(len(stay) + len(rows), width, dtype=torch.long)
-        if stay:
-            parts.append((self.cache, torch.tensor(stay, device=device), min(width, max(lengths))))
+        going = [i for i, row in enumerate(self.rows) if not row.done]
+        stay = sorted(going, key=lambda i: self.rows[i].columns, reverse=True)
         by_cache = {}  # rows whose prompts were read together are copied together
-        for i, start in enumerate(starts):
-            by_cache.setdefault(id(start.cache), []).append(i)
+        for i in sorted(range(len(rows)), key=lambda i: rows[i].columns, reverse=True):
+            by_cache.setdefault(id(starts[i].cache), []).append(i)
         order = [i for together in by_cache.values() for i in together]
+        joined = [self.rows[i] for i in stay] + [rows[i] for i in order]
+        width = max(row.columns for row in joined)
+        parts, mask = [], torch.zeros(len(joined), width, dtype=torch.long)
+        if stay:
+            parts.append((self.cache, torch.tensor(stay, device=device), self.rows[stay[0]].columns))
         for together in by_cache.values():
             parts.append((starts[together[0]].cache, torch.tensor([starts[i].row for i in together], device=device),
-                          max(starts[i].columns for i in together)))
-        for i, length in enumerate([*lengths, *(starts[i].columns for i in order)]):
-            mask[i, width - length:] = 1
+                          rows[together[0]].columns))
+        for i, row in enumerate(joined):
+            mask[i, width - row.columns:] = 1
         old = self.tokens[stay] if stay else tokens[:0]
         with torch.inference_mode():
             self.cache = join(self.model.config, parts, width, spent=self.cache if stay else None)
-        self.rows = [self.rows[i] for i in stay] + [rows[i] for i in order]
+        self.rows = joined
         self.mask, self.tokens = mask.to(device), torch.cat([old, tokens[order]])
 
     def pick(self, logits, rows):
         """The next token of each row (B,); rows note it, and whether they have ended."""
         import torch
-        uniform = torch.cat([row.draw() for row in rows]).to(logits.device)
+        uniform = torch.tensor([row.draw() for row in rows], device=logits.device) if self.how[0] else None
         with torch.inference_mode():
             tokens = pick_tokens(logits, uniform, *self.how)
         for row, token in zip(rows, tokens.tolist()):

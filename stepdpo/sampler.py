@@ -7,6 +7,7 @@ import re
 import threading
 import time
 
+from stepdpo.cache import attention_in_groups
 from stepdpo.command import UserError, inform
 from stepdpo.hub import find_files
 from stepdpo.prompts import encode
@@ -37,6 +38,7 @@ def load_for_sampling(folder, device=None):
     if missing:  # they hold random numbers now
         raise UserError(f"{folder}: its files lack {len(missing)} of the weights that its config.json asks for "
                         f"({missing[0]}, ...); mend config.json or copy the files again", 2)
+    attention_in_groups(model)
     return model
 
 

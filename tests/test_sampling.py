@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PROBLEMS, make_model
@@ -97,6 +98,7 @@ def tiny(kind, **more):
     dtype = torch.float32 if kind in SINGLE else torch.float64
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     model.generation_config.eos_token_id = None
+    cache.attention_in_groups(model)
     return model
 
 
@@ -166,7 +168,7 @@ def test_a_row_is_handed_out_when_it_ends():
 
 @pytest.mark.parametrize("sharp", [0.5, 2, 6])
 def test_top_p_draws_as_if_it_sorted_the_vocabulary(sharp):
-    """Also where more than the 512 likeliest are needed, and among equals."""
+    """Also where more than the 16 or 256 likeliest are needed, or nearly all, and among equals."""
     import torch
     logits = sharp * torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
     logits[20:] = logits[20:].round()
@@ -179,6 +181,22 @@ def test_top_p_draws_as_if_it_sorted_the_vocabulary(sharp):
         cdf = torch.zeros_like(probs).scatter(-1, order, ordered).double().cumsum(-1)
         expected = torch.searchsorted(cdf, uniform.double()[:, None] * cdf[:, -1:], right=True)[:, 0]
         assert torch.equal(picking.pick_tokens(logits, uniform, 1.0, top_p), expected)
+
+
+def test_a_token_reads_no_columns_that_its_neighbours_lack(monkeypatch):
+    """Rows of a running batch, the longest first: as many columns as their group has, with the same result."""
+    import torch
+    from transformers.integrations import sdpa_attention
+    lengths = [30, 29, 12, 11, 10, 9, 4, 3]
+    query, keys, values = (torch.randn(8, 2, tokens, 4, dtype=torch.float64) for tokens in (1, 30, 30))
+    mask = torch.arange(30).expand(8, 1, 1, 30) >= 30 - torch.tensor(lengths)[:, None, None, None]
+    stock, read = sdpa_attention.sdpa_attention_forward, []
+    expected, _ = stock(None, query, keys, values, mask)
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward",
+                        lambda *given, **how: read.append(given[2].shape[2]) or stock(*given, **how))
+    found, _ = cache.attend_in_groups(None, query, keys, values, mask)
+    torch.testing.assert_close(found, expected)
+    assert read == [30, 12, 10, 4]
 
 
 def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
@@ -216,6 +234,29 @@ def test_words_are_heard_as_they_come(taught_model):
     reply = asyncio.run(listen())
     assert len(heard) > 10 and heard[-1] == reply.text
     assert all(later.startswith(text) for text, later in zip(heard, heard[1:]))
+
+
+def test_threads_are_chosen_by_measurement(monkeypatch, capsys):
+    """On a clock that stands still but for the model: 2 of 8 threads are the fastest here."""
+    import torch
+    clock, chosen, seconds = [0.0], [], {1: 0.03, 2: 0.02, 8: 0.05}
+
+    class Model:
+        device = torch.device("cpu")
+
+        def __call__(self, input_ids):
+            clock[0] += seconds[chosen[-1]]
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(sampler, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    sampler.choose_threads(Model())
+    assert not chosen
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    sampler.choose_threads(Model())
+    assert chosen[-1] == 2 and set(chosen) == {1, 2, 8}
+    assert "sampling with 2 of 8 threads, faster here than all (20 against 50 ms a token)" in capsys.readouterr().err
 
 
 def test_text_after_a_prefix_that_ends_in_bytes_is_exact():
