@@ -82,7 +82,7 @@ def place_trie(trie, device) -> PlacedTrie:
 
 
 def as_tensor(numbers, device):
-    """A tensor of a list of whole numbers, or of lists; by way of numpy, which reads a list in a quarter of the time."""
+    """A tensor of a list of whole numbers, or of lists; through numpy, which reads a list four times as fast."""
     return torch.from_numpy(numpy.array(numbers, dtype=numpy.int64)).to(device)
 
 
