@@ -76,9 +76,12 @@ class Unserved(Exception):
 
 # ---------------------------------------------------------------------------------------------- layouts
 
-def place_trie(trie, device) -> PlacedTrie:
-    """A trie's lists as tensors, its segments laid out for the attention of this kind of device."""
-    lay_out = lay_out_padded if device.type == "cpu" else lay_out_varlen
+def place_trie(trie, device, kind=None) -> PlacedTrie:
+    """A trie's lists as tensors, its segments laid out for the attention of a kind of device.
+
+    kind: "cpu" or "cuda", where it is not that of `device`: --plan works on "meta".
+    """
+    lay_out = lay_out_padded if (kind or device.type) == "cpu" else lay_out_varlen
     picks = [number for picks in trie.picks for number in picks]
     return PlacedTrie(ids=put(trie.ids, device), positions=put(trie.positions, device), reads=put(trie.reads, device),
                       targets=put(trie.targets, device), picks=put(picks, device),
@@ -118,11 +121,10 @@ def lay_out_padded(segments, device):
         shares = any(segment.shared for segment in segments_of_group)
         groups.append(Group(count=len(segments_of_group), new=new, whole=whole,
                             depth=put(depth, device) if shares else None))
-    queries = put(queries, device)
-    real = queries >= 0
-    back = torch.empty(int(real.sum()), dtype=torch.long, device=device)
-    back[queries[real]] = real.nonzero().squeeze(1)
-    return PaddedLayout(groups, queries.clamp(min=0), put(keys, device), back)
+    place_of = {slot: place for place, slot in enumerate(queries) if slot >= 0}
+    back = [place_of[slot] for slot in range(len(place_of))]
+    queries = [max(slot, 0) for slot in queries]
+    return PaddedLayout(groups, *(put(slots, device) for slots in (queries, keys, back)))
 
 
 def group_segments(segments):
@@ -166,7 +168,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     if odd:
         raise Unserved(f"has attention with {', '.join(odd)}")
     trie.attended += 1
-    kernel = attend_varlen if query.is_cuda else attend_nothing if query.is_meta else attend_padded
+    kernel = attend_padded if isinstance(trie.layout, PaddedLayout) else attend_varlen
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return kernel(q, k, v, trie.layout, scaling, sliding_window)[None], None
 
@@ -184,14 +186,16 @@ def attend_varlen(q, k, v, layout, scaling, window):
 
     q, k, v: (slots, heads, width). window: how many positions back a slot sees, itself included; None is all.
     """
-    from torch.nn.attention.varlen import varlen_attn
     scaling, width = scaling or q.shape[-1] ** -0.5, v.shape[-1]
     q, k, v = widen(q, k, v)
     # index_select, because the backward pass of k[keys] sorts the keys in every layer; this one adds atomically
-    keys, values = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
+    q, k, v = q.contiguous(), k.index_select(0, layout.keys), v.index_select(0, layout.keys)
+    if q.is_meta:
+        return KeepForBackward.apply(q, k, v, None)[..., :width]
+    from torch.nn.attention.varlen import varlen_attn
     shared = {"enable_gqa": q.shape[1] != k.shape[1]} if wants_to_know(varlen_attn) else {}
-    return varlen_attn(q.contiguous(), keys, values, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k,
-                       scale=scaling, window_size=(window - 1 if window else -1, 0), **shared)[..., :width]
+    return varlen_attn(q, k, v, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k, scale=scaling,
+                       window_size=(window - 1 if window else -1, 0), **shared)[..., :width]
 
 
 @functools.cache
@@ -216,9 +220,12 @@ def attend_padded(q, k, v, layout, scaling, window):
     results = []
     for group, *own in zip(layout.groups, queries, keys, values):
         query, key, value = (x.unflatten(0, (group.count, -1)).transpose(1, 2) for x in own)
-        mask = group_mask(group, window)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling,
-                                             enable_gqa=q.shape[1] != k.shape[1])
+        mask = group_mask(group, window, q.device)
+        if q.is_meta:
+            out = KeepForBackward.apply(query, key, value, mask)
+        else:
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None,
+                                                 scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
         results.append(out.transpose(1, 2).flatten(0, 1))
     return gather(torch.cat(results), layout.back)
 
@@ -228,33 +235,31 @@ def gather(x, index):
     return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
 
-def group_mask(group, window):
+def group_mask(group, window, device):
     """What each query of a group sees, (count, 1, new, whole); None where that is plainly causal."""
     if group.depth is None and (window or math.inf) >= group.whole:
         return None
     if window not in group.masks:
-        keys = torch.arange(group.whole)
+        keys = torch.arange(group.whole, device=device)
         depth = keys[None] if group.depth is None else group.depth
         behind = depth[:, None, :, None] - keys
         group.masks[window] = (behind >= 0) & (behind < (window or math.inf))
     return group.masks[window]
 
 
-def attend_nothing(q, k, v, layout, scaling, window):
-    """Meta, where --plan runs: no values, but the shapes of attend_varlen, and what it keeps for the backward pass."""
-    width = v.shape[-1]
-    q, k, v = widen(q, k, v)
-    keys, values = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
-    return KeepForBackward.apply(q.contiguous(), keys, values)[..., :width]
-
-
 class KeepForBackward(torch.autograd.Function):
-    """Keeps what a flash kernel keeps: its inputs, its result, and a logsumexp for each query and head."""
+    """Stands in for a flash kernel on "meta", where --plan runs: keeps what one keeps, and computes no values.
+
+    That is its inputs, the mask as numbers, the result, and a logsumexp for each query and head. A CPU has no such
+    kernel where keys are wider than values: there all the probabilities are kept.
+    """
 
     @staticmethod
-    def forward(ctx, q, k, v):
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
-        ctx.save_for_backward(q, k, v, out, lse)
+    def forward(ctx, q, k, v, mask):
+        out, lse = q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        if k.shape[-1] != v.shape[-1]:  # padded, so (segments, heads, slots, width)
+            lse = q.new_empty(*q.shape[:-1], k.shape[-2])
+        ctx.save_for_backward(q, k, v, out, lse, *([] if mask is None else [mask.to(q.dtype)]))
         return out
 
     @staticmethod

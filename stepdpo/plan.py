@@ -29,17 +29,19 @@ def state_bytes(model, world, frozen=4):
 
 
 def working_bytes(model, size, reduced, block_logits):
-    """What lies in memory at once in the layer of the backward pass.
+    """What lies in memory at once in the backward pass, beside states and activations, `size` bytes a number.
 
-    Of weights: its own and its gradient, the next layer, the embedding and the head, in `size` bytes a number; of
-    gradients: the same once more to be reduced in float32, `reduced` bytes for both.
+    Embedding and head stay gathered all the while; the head's gradient waits for the embedding's where they are tied.
+    First the head has logits; when they are gone, each layer in its turn has its weights and gradient, and the next
+    one's weights. Gradients are there once more to be reduced in float32: `reduced` bytes for both.
     """
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers] or [0]
     learning = [sum(p.numel() for p in trained_parameters(layer).values()) for layer in model.layers] or [0]
     every = sum(p.numel() for p in model.parameters())
     head = sum(p.numel() for p in trained_parameters(model.head).values()) if model.head is not None else 0
-    return {"gathered weights": size * (2 * max(layers) + every - sum(layers)) + reduced * max(learning),
-            "head's workspace": 12 * block_logits + reduced * head}
+    return {"embedding and head at work": size * (every - sum(layers)) + reduced * head,
+            "a layer at work": 2 * size * max(layers) + reduced * max(learning),
+            "or a block of logits": 12 * block_logits}
 
 
 def checkpointed_bytes(kept, layers, inputs):
@@ -77,9 +79,7 @@ def print_plan(args, folder, pairs, prepare, kept_in):
     kept_in: the type that frozen weights are kept in.
     """
     import torch
-
-    from loss import BLOCK_LOGITS
-    size, reduced = (2, 6) if args.device != "cpu" or kept_in == "bfloat16" else (4, 4)
+    size = 2 if args.device != "cpu" or kept_in == "bfloat16" else 4
     computes = torch.bfloat16 if size == 2 else torch.float32
     model, _ = build_model(load_config(folder), "meta", computes)
     with torch.device("meta"):
@@ -92,22 +92,34 @@ def print_plan(args, folder, pairs, prepare, kept_in):
         batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, 0)
         print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; ", end="")
         sequences = largest_micro(pairs, batches, budget, args.world, model.by_trie)
-    slots = count_slots(sequences, model.by_trie)
-    states = state_bytes(model, args.world, getattr(torch, kept_in).itemsize)
-    working = working_bytes(model, size, reduced, BLOCK_LOGITS["cpu" if args.device == "cpu" else "cuda"])
-    held, work = sum(states.values()), sum(working.values())
     every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))
           + "; each takes, in GiB:")
-    lines = [*states.items(), *working.items()]
-    try:
-        kept = kept_bytes(model, sequences)
-        least = checkpointed_bytes(kept, len(model.layers), size * slots * model.config.get_text_config().hidden_size)
-        lines += [(f"activations of {slots:,} tokens", kept), ("  with --checkpointing", least),
-                  ("in all", held + work + kept), ("  with --checkpointing", held + work + least),
-                  ("  with --checkpointing --offload", work + least), ("  and of the host's memory", held)]
-    except (RuntimeError, NotImplementedError):  # what torch raises where a model looks at values on meta
-        lines += [("in all, without activations", held + work)]
-        say("what this model keeps for the backward pass cannot be told from shapes: it looks at values on the way")
-    for name, number in lines:
+    kept = getattr(torch, kept_in).itemsize
+    for name, number in plan_bytes(model, sequences, args.device or "cuda", args.world, size, kept).items():
         print(f"{name:36}{number / 2 ** 30:9.2f}")
+
+
+def plan_bytes(model, sequences, device, world, size, frozen):
+    """{what a process holds: bytes}. model: on "meta". sequences: of its largest micro-batch. device: "cpu" or "cuda".
+
+    size, frozen: bytes of a number as the model computes, and as weights that are not trained are kept.
+    """
+    from loss import BLOCK_LOGITS
+    slots, config = count_slots(sequences, model.by_trie), model.config.get_text_config()
+    logits = min(BLOCK_LOGITS[device], sum(len(ids) - start for ids, start in sequences) * config.vocab_size)
+    states, working = state_bytes(model, world, frozen), working_bytes(model, size, 6 if size == 2 else 4, logits)
+    held, (root, layer, logits) = sum(states.values()), working.values()
+    lines = {**states, **working}
+    try:
+        kept = kept_bytes(model, sequences, device)
+    except (RuntimeError, NotImplementedError):  # what torch raises where a model looks at values on meta
+        say("what this model keeps for the backward pass cannot be told from shapes: it looks at values on the way")
+        return {**lines, "in all, without activations": held + root + max(layer, logits)}
+    inputs = len(model.layers) * size * slots * config.hidden_size
+    least = checkpointed_bytes(kept, len(model.layers), inputs // max(len(model.layers), 1))
+    plain = root + kept + max(layer, logits)
+    thrifty = root + max(layer + least, logits + inputs)  # no layer is there again yet while there are logits
+    return {**lines, f"activations of {slots:,} tokens": kept, "activations, --checkpointing": least,
+            "in all": held + plain, "in all, --checkpointing": held + thrifty,
+            "  with --checkpointing --offload": thrifty, "  and of the host's memory": held}

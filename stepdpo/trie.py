@@ -118,7 +118,7 @@ def count_passes(model, own, device):
     """The most forward passes that any process needs now; the same number everywhere but for some models."""
     import torch
     import torch.distributed as dist
-    if model.alone_above == math.inf or not dist.is_initialized():  # --plan has no processes
+    if model.alone_above == math.inf or not dist.is_initialized():
         return own
     most = torch.tensor(own, device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
@@ -136,15 +136,24 @@ def sequence_logps(model, sequences, device):
     return readings[:, 0], slots
 
 
-def kept_bytes(model, sequences):
-    """Bytes beside the weights that forward passes keep for the backward pass; a model on "meta" computes nothing."""
+def kept_bytes(model, sequences, kind=None):
+    """Bytes beside the weights that forward passes keep for the backward pass; a model on "meta" computes nothing.
+
+    kind: "cpu" or "cuda", for which of them a model on "meta" lays out its attention.
+    """
     import torch
+
+    from stepdpo.attention import place_trie
     weights, kept = {p.untyped_storage()._cdata for p in model.parameters()}, {}
 
     def note(tensor):
         kept[tensor.untyped_storage()._cdata] = tensor  # many are views of one storage
         return tensor
 
+    device = next(model.parameters()).device
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        sequence_logps(model, sequences, next(model.parameters()).device)
+        for numbers in split_passes(sequences, model.alone_above):
+            chosen = [sequences[number] for number in numbers]
+            trie = build_trie(chosen, whole=len(chosen[0][0]) > model.alone_above)
+            model(place_trie(trie, device, kind))
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
