@@ -3,7 +3,7 @@ import glob
 import os
 
 from stepdpo.command import UserError
-from stepdpo.hub import find_files
+from stepdpo.hub import find_files, refuse_adapter
 
 
 def find_model(name, flag="--model"):
@@ -39,8 +39,7 @@ def load_config(folder):
     if getattr(config, "quantization_config", None):
         raise UserError(f"{folder}: its weights are quantized; dequantize them first (from_pretrained, then "
                         "save_pretrained)", 2)
-    if os.path.exists(os.path.join(folder, "adapter_config.json")):
-        raise UserError(f"{folder}: has an adapter beside the weights (adapter_config.json); merge it first", 2)
+    refuse_adapter(folder)
     return config
 
 

@@ -272,7 +272,10 @@ REFUSED = {
     "another width": (lambda folder: change_config(folder, intermediate_size=64),
                       "do not fit: model.layers.0.mlp.down_proj.weight is (32, 48), not (32, 64)"),
     "quantized": (lambda folder: change_config(folder, quantization_config={"quant_method": "fp8"}), "are quantized"),
-    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "has an adapter beside"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"),
+                   "holds an adapter, which does not name its base"),
+    "an adapter with its base": (lambda folder: (folder / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "some/base"}'), "holds an adapter of 'some/base'"),
     "a variant alone": (only_variant, "model.fp16.safetensors: from_pretrained does not load it"),
     "a shard is gone": (lose_a_shard, "named by the index and not there"),
     "cut short": (cut_the_file, "model.safetensors: cannot be read"),

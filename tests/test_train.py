@@ -599,9 +599,9 @@ def test_planned_peak_is_the_allocators(objective, thrifty, budget, tmp_path, mo
         tie_word_embeddings=True))
     if objective == "sft":
         rows = write(tmp_path / "rows.jsonl", [{"prompt": row["prompt"], "solution": 2 * row["solution"]}
-                                               for row in PROBLEMS] * 3)
+                                               for row in PROBLEMS][:24])
     else:
-        rows = write(tmp_path / "rows.jsonl", make_pairs(12))
+        rows = write(tmp_path / "rows.jsonl", make_pairs(12)[:24])
     flags = ["--model", str(tmp_path / "in"), "--pairs", str(rows), "--device", "cpu", "--objective", objective,
              "--batch-size", "12", "--tokens-per-micro-batch", str(budget), "--max-steps", "2", "--save-every", "0"]
     planned, plan_bytes = {}, plan.plan_bytes
