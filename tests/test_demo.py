@@ -301,7 +301,7 @@ def test_rounds_on_any_model_and_task(tmp_path):
 
 
 def test_a_round_on_gsm8k(tmp_path):
-    """The model learns from solutions in steps; what comes out is asked, corrected and tested, as many rows as named."""
+    """The model learns from solutions in steps; what comes out is asked, corrected, tested."""
     row = {"prompt": "p", "answer": "72", "solution": "He sold 48/2 = <<48/2=24>>24.\n\nSo 48+24 = <<48+24=72>>72."}
     done = subprocess.run([sys.executable, "-m", "demo.solutions"], input=json.dumps(row), capture_output=True,
                           text=True, cwd=ROOT, check=True)
