@@ -70,6 +70,8 @@ class Lab:
 
         what: the line of times.tsv that its time counts in. settings: flags of the stage; True is a bare flag.
         """
+        if self.study.model and stage is train:  # a quarter of the memory, so that two processes fit a laptop
+            settings["tokens_per_micro_batch"] = 1024
         words = [str(word) for word in words] + ["--resume"]
         for name, value in settings.items():
             words.append(f"--{name.replace('_', '-')}")
