@@ -89,19 +89,23 @@ def read_pairs(args, folder):
 
 # ------------------------------------------------------------------------------------------------ model
 
-def prepare_model(model):
+def prepare_model(model, args):
     """Hook: what is done to the model before it is sharded. It lies on "meta": it has shapes, and no values yet.
 
     The place to freeze parameters (`p.requires_grad_(False)`) or to add some. What requires a gradient is trained,
-    counted by --plan and kept in checkpoints, the rest is not. Here: nothing, all of the model is trained.
+    counted by --plan and kept in checkpoints, the rest is not. args: the flags. Here: all of the model, or adapters.
     """
+    if args.lora:
+        from stepdpo.lora import add_adapters
+        add_adapters(model, args.lora, args.lora_alpha or 2 * args.lora, args.seed)
 
 
 def shard_model(model, mesh, offload):
     """FSDP2, in place: a group a layer, one for the head unless it is tied to the embedding, the rest in the root.
 
-    On a GPU the model computes in bfloat16. Masters stay in float32: at a rate of 5e-7, 1 % of bfloat16 masters would
-    move in 50 steps. Gradients are reduced in float32 after every micro-batch: a process never holds all of them.
+    On a GPU, and where frozen weights are kept in it, the model computes in bfloat16. Masters stay in float32: at a
+    rate of 5e-7, 1 % of bfloat16 masters would move in 50 steps. Gradients are reduced in float32 after every
+    micro-batch: a process never holds all of them.
     """
     import torch
     from torch.distributed.fsdp import (
@@ -110,7 +114,7 @@ def shard_model(model, mesh, offload):
         fully_shard,
     )
     how = {"mesh": mesh}
-    if mesh.device_type == "cuda":
+    if mesh.device_type == "cuda" or any(p.dtype == torch.bfloat16 for p in model.parameters()):
         how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     if offload:
         how["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
@@ -135,8 +139,14 @@ def make_optimizers(model, rate: float, weight_decay: float) -> list:
 
 
 def export_model(model, folder, out, prompt):
-    """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`."""
+    """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`.
+
+    Adapters are merged into it, and written to OUT/adapter.
+    """
+    from stepdpo.lora import merge_adapters, save_adapter
     check_finite(model, out)
+    save_adapter(model.model, folder, out)
+    merge_adapters(model.model)
     export(model, folder, out, end_of_turn(load_tokenizer(folder), prompt)[-1:])
 
 
@@ -312,6 +322,11 @@ def add_step_flags(flag):
     flag("--tokens-per-micro-batch", type=int, default=4096, help="distinct tokens that a process computes at once")
     flag("--max-length", type=int, help="drop rows of more tokens (default: the model's context)")
     flag("--weight-decay", type=float, default=0.0, help="of AdamW, on matrices")
+    flag("--lora", type=int, metavar="RANK", help="train adapters of this rank on the linear layers of attention and "
+         "MLP, and freeze the rest; wants about ten times the --lr of full training")
+    flag("--lora-alpha", type=int, metavar="A", help="adapters count A / RANK (default: 2 RANK)")
+    flag("--base-dtype", choices=["bfloat16", "float32"], help="what --lora freezes is kept in this (default: bfloat16 "
+         "on a GPU, float32 on a CPU)")
     flag("--clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     flag("--seed", type=int, default=0, help="of the order of rows, and of random weights")
     flag("--shuffle", choices=["pairs", "prefixes"], default="pairs",
@@ -342,7 +357,8 @@ def parse_args(argv):
 
 def check_numbers(args):
     """UserError for what no run can use."""
-    least = {"epochs": 1, "batch_size": 1, "tokens_per_micro_batch": 1, "max_length": 2, "world": 1}
+    least = {"epochs": 1, "batch_size": 1, "tokens_per_micro_batch": 1, "max_length": 2, "world": 1, "lora": 1,
+             "lora_alpha": 1}
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not value >= least.get(name, 0):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least.get(name, 0)}", 2)
@@ -350,6 +366,9 @@ def check_numbers(args):
         raise UserError(f"--warmup {args.warmup:g}: is a share of the steps, from 0 to 1", 2)
     if args.label_smoothing >= 0.5:
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be below 0.5", 2)
+    for name in ("lora_alpha", "base_dtype"):
+        if getattr(args, name) and not args.lora:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: is for --lora; leave it out", 2)
     if "-" in (args.pairs, args.eval_pairs):
         raise UserError("--pairs -: every process reads the file, and --resume again; write it to disk first", 2)
 
@@ -370,12 +389,19 @@ def check_objective(args, default):
                             f"{args.loss}; leave it out", 2)
 
 
+def base_dtype(args, device):
+    """The type to keep the model in, but for what is trained where --lora freezes the rest."""
+    return args.base_dtype or ("bfloat16" if args.lora and device == "cuda" else "float32")
+
+
 def main(argv=None):
     args = parse_args(argv)
     from loss import OBJECTIVES
+    prepare = functools.partial(prepare_model, args=args)
     if args.plan:
         folder = find_model(args.model)
-        return print_plan(args, folder, read_pairs(args, folder)[0] if args.pairs else None, prepare_model)
+        pairs = read_pairs(args, folder)[0] if args.pairs else None
+        return print_plan(args, folder, pairs, prepare, base_dtype(args, args.device or "cuda"))
     with processes(args.device) as mesh, own_folder(args.out):
         folder = find_model(args.model)
         agree_on_date(args.out)
@@ -387,7 +413,7 @@ def main(argv=None):
             return say(f"{args.out}: was finished before")
         load = functools.partial(load_model, mesh=mesh, shard=shard_model, seed=args.seed, offload=args.offload,
                                  checkpointing=args.checkpointing, compiled=args.compile)
-        model = load(folder, prepare=prepare_model)
+        model = load(folder, prepare=prepare, dtype=base_dtype(args, mesh.device_type))
         with checkpoint.disk_errors(args.out):
             write_run(args.out, settings)
             objective, budget = OBJECTIVES[args.loss], args.tokens_per_micro_batch

@@ -9,6 +9,7 @@ asking          policy (here or a server), reply, batching
   a server      server, settings (what it takes), connection (how it fails)
 judging         arithmetic (for judges/equations.py), prm (for judges/prm.py)
 training        examples (rows to tokens), batches, reference, metrics, run and checkpoint (OUT, --resume), plan, signals
-  the model     folder, weights (files to shards), shard, scorer (log-probs for logits), trie, attention, paths, export
+  the model     folder, weights (files to shards), shard, lora, scorer (log-probs for logits), trie, attention, paths,
+                export
   over ranks    processes
 """

@@ -23,16 +23,19 @@ import torch.nn.functional as F
 LARGEST_AREA = 1 << 20  # queries times keys of a group on a CPU
 
 
-@dataclass
 class PlacedTrie:
-    """A trie's lists as tensors on a device."""
-    ids: torch.Tensor        # (slots,) tokens
-    positions: torch.Tensor  # (slots,)
-    reads: torch.Tensor      # (N,) slots at which a log-prob is read off
-    targets: torch.Tensor    # (N,) the tokens whose it is
-    picks: torch.Tensor      # (M,) which of the N each target of the sequences is, one sequence after another
-    layout: object           # VarlenLayout or PaddedLayout
-    attended: int = 0        # how often attend() was called in this forward pass
+    """A trie's lists as tensors on a device. No dataclass: where FSDP casts what layers are given, it copies those.
+
+    ids, positions: (slots,) tokens, and how many stand before each. reads: (N,) slots at which a log-prob is read off;
+    targets: (N,) the tokens whose it is. picks: (M,) which of the N each target of the sequences is, one sequence after
+    another. layout: VarlenLayout or PaddedLayout. attended: how often attend() was called in this forward pass.
+    """
+
+    def __init__(self, ids, positions, reads, targets, picks, layout):
+        self.ids, self.positions = ids, positions
+        self.reads, self.targets, self.picks = reads, targets, picks
+        self.layout = layout
+        self.attended = 0
 
 
 @dataclass

@@ -26,7 +26,7 @@ def checkpoints(out: str) -> list[str]:
 def announce_saves(out: str, model, saves: int):
     """Say what saving takes on the disk. UserError, before hours are spent, where there is no room for it."""
     checkpoint = 12 * sum(p.numel() for p in trained_parameters(model).values())  # float32, and two moments of AdamW
-    export = 8 * sum(p.numel() for p in model.parameters())  # shards, then one file
+    export = 4 * sum(p.numel() for p in model.parameters())  # at most
     number = min(saves, 3 - len(checkpoints(out)))  # two are kept while the next is written
     need, room = number * checkpoint + export, shutil.disk_usage(out).free
     say(f"{out}: a checkpoint takes {checkpoint:,} bytes, the last two are kept; free are {room:,}")

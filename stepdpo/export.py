@@ -122,13 +122,6 @@ def torch_types():
 def write_tensors(model, places, paths):
     """Each file is written by one process; all take part in making each weight whole."""
     import torch.distributed as dist
-    from torch.distributed.tensor import DTensor
-
-    def gather(tensor):
-        if isinstance(tensor, DTensor):  # shards of an offloaded model lie on the host; the GPUs exchange them
-            tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
-        return tensor.cpu()
-
     files, begins = {}, {}
     try:
         for number, path in enumerate(paths):
@@ -144,6 +137,14 @@ def write_tensors(model, places, paths):
     finally:
         for file in files.values():
             file.close()
+
+
+def gather(tensor):
+    """A tensor of the model, perhaps sharded, whole and on the host; every process takes part."""
+    from torch.distributed.tensor import DTensor
+    if isinstance(tensor, DTensor):  # shards of an offloaded model lie on the host; the GPUs exchange them
+        tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
+    return tensor.cpu()
 
 
 def write_header(file, places):

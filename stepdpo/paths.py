@@ -21,10 +21,10 @@ from stepdpo.folder import first_line
 from stepdpo.scorer import FusedHead, Scorer
 from stepdpo.trie import build_trie, sequence_logps
 
-# mean errors of a log-prob that pass: a wrong path is off by nats, rounding to bfloat16 on a GPU by hundredths, and a
-# stock head there rounds large logits by tenths
-TOLERANCE = {"cpu": 1e-3, "cuda": 0.1}
-HEAD_TOLERANCE = {"cpu": 1e-3, "cuda": 0.5}
+# mean errors of a log-prob that pass, by what the model computes in: a wrong path is off by nats, rounding to bfloat16
+# by hundredths, and a stock head in it rounds large logits by tenths
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+HEAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 
 
 def choose_path(model):
@@ -92,18 +92,20 @@ def settle(scorer, device):
     scorer.use_trie(False)
     scorer.fused = False
     truth, _ = sequence_logps(scorer, sequences, device)
-    if not is_equal(truth[:7], truth[12:19], TOLERANCE):  # the same tokens, with others behind them
+    rounds = device.type == "cuda" or any(p.dtype == torch.bfloat16 for p in scorer.parameters())
+    kind = "bfloat16" if rounds else "float32"
+    if not is_equal(truth[:7], truth[12:19], TOLERANCE[kind]):  # the same tokens, with others behind them
         raise ValueError("its log-probs depend on later tokens, so it is no causal model as configured")
     scorer.fused = isinstance(scorer.head, FusedHead) and learn_logits(scorer, sequences, device)
     if scorer.fused:
         logps, _ = sequence_logps(scorer, sequences, device)
-        scorer.fused = is_equal(logps, truth, HEAD_TOLERANCE)
+        scorer.fused = is_equal(logps, truth, HEAD_TOLERANCE[kind])
         truth = logps if scorer.fused else truth
     if by_trie:
         scorer.use_trie(True)
         try:
             logps = run_trie(scorer, sequences, device)
-            if not is_equal(logps, truth, TOLERANCE):
+            if not is_equal(logps, truth, TOLERANCE[kind]):
                 reason = "gives other log-probs in a trie"
         except Unserved as error:
             reason = str(error)
@@ -117,7 +119,7 @@ def is_equal(logps, truth, tolerance):
     if not truth.isfinite().all():
         error = torch.zeros_like(error)
     dist.all_reduce(error, dist.ReduceOp.MAX)
-    return error.item() <= tolerance[error.device.type]
+    return error.item() <= tolerance
 
 
 def learn_logits(scorer, sequences, device):

@@ -16,11 +16,15 @@ def shard_size(parameters, world):
     return sum(math.ceil(len(p) / world) * math.prod(p.shape[1:]) for p in parameters)
 
 
-def state_bytes(model, world):
-    """What the first process keeps in float32. Gradients and moments are of what is trained alone."""
+def state_bytes(model, world, frozen=4):
+    """What the first process keeps: in float32, but for frozen weights, which take `frozen` bytes a number.
+
+    Gradients and moments are of what is trained alone.
+    """
     learning = trained_parameters(model).values()
     shard = 4 * shard_size(learning, world)
-    return {"weights": 4 * shard_size(model.parameters(), world), "gradients": shard,
+    rest = frozen * shard_size([p for p in model.parameters() if not p.requires_grad], world)
+    return {"weights": shard + rest, "gradients": shard,
             "Adam's moments": 2 * shard + 4 * len(learning)}  # two numbers a parameter, and a count of steps a tensor
 
 
@@ -66,17 +70,21 @@ def largest_micro(pairs, batches, budget, world, shares):
     return largest
 
 
-def print_plan(args, folder, pairs, prepare):
+def print_plan(args, folder, pairs, prepare, kept_in):
     """What a run takes of each process's memory, from the configuration and the lengths of the rows alone.
 
     States are exact where the optimizer is AdamW. pairs: None where there are none yet. prepare: train.py's hook.
+    kept_in: the type that frozen weights are kept in.
     """
     import torch
 
     from loss import BLOCK_LOGITS
-    size, reduced = (2, 6) if args.device != "cpu" else (4, 4)
-    model, _ = build_model(load_config(folder), "meta", torch.bfloat16 if size == 2 else torch.float32)
-    prepare(model.model)
+    size, reduced = (2, 6) if args.device != "cpu" or kept_in == "bfloat16" else (4, 4)
+    computes = torch.bfloat16 if size == 2 else torch.float32
+    model, _ = build_model(load_config(folder), "meta", computes)
+    with torch.device("meta"):
+        prepare(model.model)
+    model.to(computes)
     budget = args.tokens_per_micro_batch
     if pairs is None:
         sequences = made_up_pair(budget)
@@ -85,7 +93,8 @@ def print_plan(args, folder, pairs, prepare):
         print(f"{args.max_steps or args.epochs * len(batches):,} steps of {args.batch_size} rows; ", end="")
         sequences = largest_micro(pairs, batches, budget, args.world, model.by_trie)
     slots = count_slots(sequences, model.by_trie)
-    states, working = state_bytes(model, args.world), working_bytes(model, size, reduced, BLOCK_LOGITS)
+    states = state_bytes(model, args.world, getattr(torch, kept_in).itemsize)
+    working = working_bytes(model, size, reduced, BLOCK_LOGITS)
     held, work = sum(states.values()), sum(working.values())
     every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))

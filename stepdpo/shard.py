@@ -29,7 +29,8 @@ def build_model(config, device, dtype):
     return choose_path(model)
 
 
-def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, compiled=False, prepare=None):
+def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, compiled=False, prepare=None,
+               dtype="float32"):
     """The model of a folder, sharded: float32 masters, computing in bfloat16 on a GPU and in float32 on a CPU.
 
     Weights go from the files to their shards. A folder without weights gives random ones, by seed.
@@ -38,12 +39,12 @@ def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, co
     computed again by the backward pass. compiled: torch.compile on each layer around its attention.
     prepare: called with the transformers model, its weights on "meta", before it is sharded. It may freeze weights
     (what is trainable is what requires a gradient) and add some: those must have values, the same in every process,
-    and the others must keep their names.
+    and the others must keep their names. dtype: of the weights that are not added; "bfloat16" where they are frozen.
     UserError, in one line, for a model that cannot be trained.
     """
     config = load_config(folder)
     try:
-        return place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare)
+        return place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare, dtype)
     except (UserError, OSError):
         raise
     except Exception as error:
@@ -51,11 +52,11 @@ def load_model(folder, mesh, shard, seed, offload=False, checkpointing=False, co
                         f"({type(error).__name__}: {first_line(error)}); see docs/models.md", 2) from error
 
 
-def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare):
+def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compiled, prepare, dtype):
     import torch
 
     from stepdpo.paths import settle
-    model, reason = build_model(config, "meta", torch.float32)
+    model, reason = build_model(config, "meta", getattr(torch, dtype))
     own = set(model.model.state_dict())
     if prepare:
         prepare(model.model)

@@ -300,6 +300,27 @@ def test_rounds_on_any_model_and_task(tmp_path):
     assert done.returncode == 2 and "was begun with TRAIN=--lr 1e-5 (now TRAIN=--lr 1e-6 )" in done.stderr
 
 
+def test_a_round_on_gsm8k(tmp_path):
+    """The model learns from solutions in steps; what comes out is asked, corrected and tested, as many rows as named."""
+    row = {"prompt": "p", "answer": "72", "solution": "He sold 48/2 = <<48/2=24>>24.\n\nSo 48+24 = <<48+24=72>>72."}
+    done = subprocess.run([sys.executable, "-m", "demo.solutions"], input=json.dumps(row), capture_output=True,
+                          text=True, cwd=ROOT, check=True)
+    steps = "Let's think step by step.\nStep 1: He sold 48/2 = 24.\nStep 2: So 48+24 = 72.\nThe answer is: 72"
+    assert json.loads(done.stdout) == {**row, "completion": steps}
+    log, stub, out = tmp_path / "log", tmp_path / "stub", tmp_path / "out"
+    stub.write_text(STUB.format(log=log))
+    stub.chmod(0o755)
+    for name in ("train", "test"):
+        (tmp_path / name).write_text("1\n2\n3\n")
+    done = bash("demo/gsm8k.sh", "M", tmp_path / "train", tmp_path / "test", out, PYTHON=str(stub), SFT="2", TESTS="1")
+    assert done.returncode == 0, done.stderr
+    sft, *rest = [line for line in log.read_text().splitlines() if ".py" in line]
+    assert "--objective sft --model M" in sft and len(rest) == 6
+    assert [f"--model {out}/policy" in line for line in rest] == [True] * 5 + [False]
+    assert (out / "test.jsonl").read_text() == "1\n"
+    assert (out / "rounds/round-1/problems.jsonl").read_text() == "1\n2\n3\n"
+
+
 # ------------------------------------------------------------------------------------------ table, picture, pairs
 
 def test_table_and_picture(tmp_path):

@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny_model, tmp_path, monk
 
 # ---------------------------------------------------------------------------------------- what is trained
 
-def freeze(model):
+def freeze(model, args):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("layers.1.mlp" in name)
 

@@ -478,7 +478,7 @@ def test_disk_use_is_announced_and_refused(tiny_model, tmp_path, monkeypatch, ca
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 24 * weights})())
     text, code = refusal("--model", tiny_model, "--pairs", pairs, "--out", tmp_path / "full", "--max-steps", 2,
                          "--save-every", 1)
-    assert f"2 checkpoints and the model may take {32 * weights:,} bytes and there are {24 * weights:,}" in text
+    assert f"2 checkpoints and the model may take {28 * weights:,} bytes and there are {24 * weights:,}" in text
 
 
 def test_a_full_disk_while_saving(tiny_model, tmp_path, monkeypatch):
