@@ -18,15 +18,17 @@ the hooks `prepare_model`, `make_optimizers` and `export_model`; where metrics g
 import functools
 import math
 import os
+import time
 
 from stepdpo import checkpoint
 from stepdpo.batches import epoch_batches, split_batch
 from stepdpo.checkpoint import trained_parameters
 from stepdpo.command import UserError, make_parser, parse_flags, run_main
+from stepdpo.device import put
 from stepdpo.examples import Example, Text, count_tokens, load_examples, scored_sequences, text_field
 from stepdpo.export import check_finite, export
 from stepdpo.folder import find_model, load_config
-from stepdpo.metrics import add_metrics, describe_end, mean_metrics, open_log
+from stepdpo.metrics import Totals, add_metrics, describe_end, measure_speed, open_log, read_totals, total_metrics
 from stepdpo.plan import print_plan
 from stepdpo.processes import first_process, processes, say
 from stepdpo.prompts import PROMPTS, end_of_turn, load_tokenizer
@@ -162,17 +164,17 @@ def make_batch(examples: list[Example], device):
     rows = [row for row, example in enumerate(examples) for _ in example.sequences]
     reference = None
     if examples[0].reference is not None:
-        reference = torch.cat([example.reference for example in examples]).to(device)
+        reference = put(torch.cat([example.reference for example in examples]), device)
     return Batch(
-        policy=None, reference=reference, row=torch.tensor(rows, device=device),
-        sequence=torch.arange(len(sequences)).repeat_interleave(torch.tensor(lengths)).to(device),
-        side=torch.tensor([float(sequence.side) for sequence in sequences], device=device),
-        weight=torch.tensor([sequence.weight for sequence in sequences], device=device),
-        row_weight=torch.tensor([example.weight for example in examples], device=device))
+        policy=None, reference=reference, row=put(rows, device),
+        sequence=put(torch.arange(len(sequences)).repeat_interleave(torch.tensor(lengths)), device),
+        side=put([float(sequence.side) for sequence in sequences], device),
+        weight=put([sequence.weight for sequence in sequences], device),
+        row_weight=put([example.weight for example in examples], device))
 
 
-def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, mesh) -> tuple[dict, int]:
-    """({metric: mean over the global batch}, slots computed). Accumulates gradients where they are enabled.
+def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, mesh) -> Totals:
+    """Metrics over the global batch, which a GPU may still be computing. Accumulates gradients where they are enabled.
 
     objective: of loss.py's table, called with these flags. The loss is Σ weight·loss / Σ weight·size over the rows of
     the global batch, whatever the micro-batches and processes are; a metric is the weighted mean of the rows that have
@@ -182,7 +184,7 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
 
     from loss import with_readings
     device, world = torch.device(mesh.device_type), mesh.size()
-    whole = make_batch(batch, device)
+    whole = make_batch(batch, "cpu")
     size = (whole.row_weight * objective.size(whole)).double().sum().item() or 1.0
     dummy = batch[0]._replace(weight=0.0)
     my_micros = split_batch(batch, budget, world, model.by_trie)[mesh.get_rank()::world]
@@ -199,7 +201,7 @@ def run_batch(model, batch: list[Example], objective, flags: dict, budget: int, 
         total += loss.detach().double()
         slots += computed if micro else 0
         add_metrics(sums, metrics, rows.row_weight)
-    return mean_metrics(total, slots, sums)
+    return total_metrics(total, slots, sums)
 
 
 def rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
@@ -211,14 +213,16 @@ def rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
     return {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
 
 
-def take_step(run, batch, model, optimizers, share, clip, progress):
-    """An optimizer step, skipped where loss or gradient is not finite. Returns its metrics, then with "pairs", the ids.
+def take_step(run, batch, model, optimizers, share, clip, asked, progress):
+    """An optimizer step, skipped where loss or gradient is not finite. Returns its metrics, then with "pairs", the ids;
+    and the number of the signal that asks the run to end, or 0.
 
-    share: of each group's own rate. progress: counts of the run so far, which it adds to.
+    share: of each group's own rate. asked: of signals.py. progress: counts of the run so far, which it adds to.
     """
     import torch
-    means, slots = run(batch)
-    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), clip or math.inf).full_tensor().item()
+    begin, totals = time.perf_counter(), run(batch)
+    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), clip or math.inf).full_tensor()
+    means, slots, (norm, stop) = read_totals(totals, norm, asked())  # the step's one CPU-GPU sync point
     finite = math.isfinite(means["loss"]) and math.isfinite(norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -230,15 +234,16 @@ def take_step(run, batch, model, optimizers, share, clip, progress):
     progress["num_tokens"] += sum(len(ids) for ids, _ in scored_sequences(batch))
     progress["computed_tokens"] += slots
     progress["skipped"] += not finite
-    record = {**means, "grad_norm": norm, **progress}
-    return record if finite else {**record, "pairs": [example.id for example in batch]}
+    speed = measure_speed(model, batch, slots, time.perf_counter() - begin, totals.table.device)
+    record = {**means, "grad_norm": norm, **progress, **speed}
+    return record if finite else {**record, "pairs": [example.id for example in batch]}, int(stop)
 
 
 def measure(run, model, held_out, log, step, per_epoch):
     """Log the metrics of held-out rows, where there are any, under TRL's names for them."""
     if held_out:
         with no_gradients(model):
-            means, _ = run(held_out)
+            means, _, _ = read_totals(run(held_out))
         log({"step": step, "epoch": step / per_epoch, **{f"eval_{name}": mean for name, mean in means.items()}})
 
 
@@ -274,7 +279,7 @@ def fit(args, run, model, pairs, held_out, mesh):
                 if not done < step <= steps:
                     continue
                 share = rate_share(step - 1, steps, args.schedule, args.warmup)
-                record = take_step(run, batch, model, optimizers, share, args.clip, progress)
+                record, stop = take_step(run, batch, model, optimizers, share, args.clip, asked, progress)
                 log({"step": step, "epoch": step / per_epoch, "learning_rate": args.lr * share, **record})
                 bar.update()
                 in_a_row = in_a_row + 1 if "pairs" in record else 0
@@ -282,7 +287,6 @@ def fit(args, run, model, pairs, held_out, mesh):
                     raise UserError(NOT_FINITE.format(out=args.out, pairs=", ".join(map(str, record["pairs"]))))
                 if step == steps or args.eval_every and step % args.eval_every == 0:
                     measure(run, model, held_out, log, step, per_epoch)
-                stop = asked()
                 if stop or args.save_every and step % args.save_every == 0:
                     checkpoint.save_checkpoint(args.out, model, optimizers, progress)
                 if stop:

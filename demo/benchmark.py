@@ -91,9 +91,10 @@ class Ours:
         self.budget, self.mesh = budget, mesh
 
     def step(self, at_once=False):
-        means, _ = self.batch(budget=1 << 30 if at_once else self.budget)
+        from stepdpo.metrics import read_totals
+        totals = self.batch(budget=1 << 30 if at_once else self.budget)
         finish(self.optimizer)
-        return means["loss"]
+        return read_totals(totals)[0]["loss"]
 
 
 class Trl:

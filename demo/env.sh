@@ -3,7 +3,8 @@
 #     . demo/env.sh [requirements-dev.txt …]     # sets PYTHON
 #
 # The environment that is active serves if it holds what requirements.txt and the files named here ask for. Otherwise
-# .venv does: it is made when missing, and given what it lacks. pip shows what it downloads.
+# .venv does: it is made when missing, and given what it lacks, of torch the version in constraints.txt. pip shows what
+# it downloads.
 
 holds() { # holds PYTHON FILE…: are all requirements in the files installed there, in versions that will do?
     "$1" - "${@:2}" 2>/dev/null <<'PY'
@@ -62,7 +63,7 @@ find_python() {
     fi
     if ! holds "$PYTHON" "${files[@]}"; then
         say_size
-        "$PYTHON" -m pip install "${files[@]/#/-r}" >&2
+        "$PYTHON" -m pip install -c constraints.txt "${files[@]/#/-r}" >&2
     fi
 }
 

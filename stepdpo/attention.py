@@ -14,11 +14,15 @@ CUDA attends to all segments at once by varlen_attn. A CPU attends to groups of 
 one shape. The slow oracle of both is a stock model, a sequence at a time. (Only functions import this file, and it
 imports torch, as loss.py does.)
 """
+import functools
+import inspect
 import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+
+from stepdpo.device import put
 
 LARGEST_AREA = 1 << 20  # queries times keys of a group on a CPU
 
@@ -74,12 +78,10 @@ class Unserved(Exception):
 
 def place_trie(trie, device) -> PlacedTrie:
     """A trie's lists as tensors, its segments laid out for the attention of this kind of device."""
-    def put(numbers):
-        return torch.tensor(numbers, device=device)
-
     lay_out = lay_out_padded if device.type == "cpu" else lay_out_varlen
-    return PlacedTrie(ids=put(trie.ids), positions=put(trie.positions), reads=put(trie.reads),
-                      targets=put(trie.targets), picks=put([number for picks in trie.picks for number in picks]),
+    picks = [number for picks in trie.picks for number in picks]
+    return PlacedTrie(ids=put(trie.ids, device), positions=put(trie.positions, device), reads=put(trie.reads, device),
+                      targets=put(trie.targets, device), picks=put(picks, device),
                       layout=lay_out(trie.segments, device))
 
 
@@ -89,9 +91,8 @@ def lay_out_varlen(segments, device):
         keys += segment.path
         ends_q.append(ends_q[-1] + len(segment.path) - segment.shared)
         ends_k.append(len(keys))
-    return VarlenLayout(keys=torch.tensor(keys, device=device),
-                        ends_q=torch.tensor(ends_q, dtype=torch.int32, device=device),
-                        ends_k=torch.tensor(ends_k, dtype=torch.int32, device=device),
+    return VarlenLayout(keys=put(keys, device), ends_q=put(ends_q, device, torch.int32),
+                        ends_k=put(ends_k, device, torch.int32),
                         longest_q=max(len(segment.path) - segment.shared for segment in segments),
                         longest_k=max(len(segment.path) for segment in segments))
 
@@ -186,9 +187,17 @@ def attend_varlen(q, k, v, layout, scaling, window):
     from torch.nn.attention.varlen import varlen_attn
     scaling, width = scaling or q.shape[-1] ** -0.5, v.shape[-1]
     q, k, v = widen(q, k, v)
-    return varlen_attn(q.contiguous(), k[layout.keys], v[layout.keys], layout.ends_q, layout.ends_k, layout.longest_q,
-                       layout.longest_k, scale=scaling, window_size=(window - 1 if window else -1, 0),
-                       enable_gqa=q.shape[1] != k.shape[1])[..., :width]
+    # index_select, because the backward pass of k[keys] sorts the keys in every layer; this one adds atomically
+    keys, values = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
+    shared = {"enable_gqa": q.shape[1] != k.shape[1]} if wants_to_know(varlen_attn) else {}
+    return varlen_attn(q.contiguous(), keys, values, layout.ends_q, layout.ends_k, layout.longest_q, layout.longest_k,
+                       scale=scaling, window_size=(window - 1 if window else -1, 0), **shared)[..., :width]
+
+
+@functools.cache
+def wants_to_know(kernel):
+    """Whether varlen_attn must be told that heads are shared. That of torch 2.11 shares them, and cannot be told."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 def widen(*tensors):
@@ -235,7 +244,8 @@ def attend_nothing(q, k, v, layout, scaling, window):
     """Meta, where --plan runs: no values, but the shapes of attend_varlen, and what it keeps for the backward pass."""
     width = v.shape[-1]
     q, k, v = widen(q, k, v)
-    return KeepForBackward.apply(q.contiguous(), k[layout.keys], v[layout.keys])[..., :width]
+    keys, values = k.index_select(0, layout.keys), v.index_select(0, layout.keys)
+    return KeepForBackward.apply(q.contiguous(), keys, values)[..., :width]
 
 
 class KeepForBackward(torch.autograd.Function):

@@ -7,7 +7,10 @@ import contextlib
 import json
 import math
 import os
+from typing import NamedTuple
 
+from stepdpo.device import peak_flops, product_flops, put
+from stepdpo.examples import scored_sequences
 from stepdpo.processes import first_process, say
 from stepdpo.rows import write_aside
 
@@ -24,20 +27,45 @@ def add_metrics(sums, metrics, weight):
         sums[name] = sums.get(name, 0.0) + torch.stack([value, torch.where(there, weight, 0.0).double().sum()])
 
 
-def mean_metrics(loss, slots, sums):
-    """({"loss": over all processes, metric: its mean}, slots of all processes). A metric that no row has is NaN.
+class Totals(NamedTuple):
+    """Sums over all processes, which a GPU may still be computing; `read_totals` waits for it."""
+    names: list[str]  # of metrics
+    table: object     # (1 + len(names), 2) in float64: loss and slots, then Σ weight·value and Σ weight of each metric
 
-    loss: this process's part of it. slots: how many it computed. sums: of `add_metrics`.
-    """
+
+def total_metrics(loss, slots, sums) -> Totals:
+    """Over all processes. loss: this process's part of it. slots: how many it computed. sums: of `add_metrics`."""
     import torch
     import torch.distributed as dist
-    table = torch.stack([torch.stack([loss, loss.new_tensor(slots)]), *sums.values()])
+    table = torch.stack([torch.stack([loss, put(slots, loss.device, loss.dtype)]), *sums.values()])
     dist.all_reduce(table)
-    (loss, slots), *parts = table.tolist()
+    return Totals(list(sums), table)
+
+
+def read_totals(totals: Totals, *others):
+    """({"loss": value, metric: its mean}, slots, [number of each of the others]), waiting for the GPU once.
+
+    others: tensors of one number each. A metric that no row has is NaN.
+    """
+    import torch
+    table = totals.table
+    numbers = torch.cat([table.flatten(), *(other.to(table).reshape(1) for other in others)]).tolist()
+    loss, slots, *rest = numbers
     means = {"loss": loss}
-    for name, (value, weight) in zip(sums, parts):
+    for place, name in enumerate(totals.names):
+        value, weight = rest[2 * place:2 * place + 2]
         means[name] = value / weight if weight else math.nan
-    return means, int(slots)
+    return means, int(slots), rest[2 * len(totals.names):]
+
+
+def measure_speed(model, batch, slots, seconds, device) -> dict:
+    """{"tokens_per_second": of num_tokens, "mfu": model FLOPs utilization, where the device's peak is known}."""
+    import torch.distributed as dist
+    sequences = scored_sequences(batch)
+    speed = {"tokens_per_second": sum(len(ids) for ids, _ in sequences) / seconds}
+    peak = peak_flops(device)
+    flops = product_flops(model, slots, sum(len(ids) - start for ids, start in sequences)) if peak else None
+    return {**speed, "mfu": flops / seconds / peak / dist.get_world_size()} if flops else speed
 
 
 def open_log(out, step):

@@ -94,7 +94,7 @@ def print_plan(args, folder, pairs, prepare, kept_in):
         sequences = largest_micro(pairs, batches, budget, args.world, model.by_trie)
     slots = count_slots(sequences, model.by_trie)
     states = state_bytes(model, args.world, getattr(torch, kept_in).itemsize)
-    working = working_bytes(model, size, reduced, BLOCK_LOGITS)
+    working = working_bytes(model, size, reduced, BLOCK_LOGITS["cpu" if args.device == "cpu" else "cuda"])
     held, work = sum(states.values()), sum(working.values())
     every, learning = (sum(p.numel() for p in of) for of in (model.parameters(), trained_parameters(model).values()))
     print(f"{every:,} parameters on {args.world} processes" + (f", {learning:,} of them trained" * (learning < every))

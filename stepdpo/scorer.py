@@ -41,7 +41,7 @@ class FusedHead(torch.nn.Linear):
         if self.asked is None:
             return super().forward(hidden)
         slots, targets = self.asked
-        hidden, bias = hidden[0, slots], self.bias
+        hidden, bias = hidden[0].index_select(0, slots), self.bias
         if self.scale != 1:
             hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
         readings = token_readings(hidden, self.weight, targets, bias, self.cap)
@@ -97,7 +97,7 @@ class Scorer(torch.nn.Module):
             self.head.asked = (placed.reads, placed.targets)
             try:
                 self.model(input_ids=placed.ids[None], **how)
-                return self.head.answer[0, placed.picks]
+                return self.head.answer[0].index_select(0, placed.picks)
             finally:
                 self.head.asked = self.head.answer = None
         logits = self.model(input_ids=placed.ids[None], **how).logits

@@ -8,10 +8,12 @@ import signal
 def signals(device):
     """Gives asked(), the first SIGINT or SIGTERM that any process got, or 0. A second one quits at once.
 
-    asked() is a collective call: every process makes it after every step. device: where its numbers are exchanged.
+    asked() is a collective call: every process makes it in every step. It gives a tensor on `device`, so that it need
+    not wait there.
     """
-    import torch
     import torch.distributed as dist
+
+    from stepdpo.device import put
     got = 0
 
     def note(number, frame):
@@ -22,9 +24,9 @@ def signals(device):
         os.write(2, b"train.py: saving after this step; once more to quit\n")  # print may not be entered twice
 
     def asked():
-        number = torch.tensor(got, device=device)
+        number = put(got, device)
         dist.all_reduce(number, dist.ReduceOp.MAX)
-        return number.item()
+        return number
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

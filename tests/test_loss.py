@@ -31,7 +31,7 @@ def plain_logps(hidden, weight, targets, bias=None, softcap=None):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 def test_values_and_gradients_equal_log_softmax(monkeypatch, block, bias, softcap):
-    monkeypatch.setattr(loss, "BLOCK_LOGITS", block)
+    monkeypatch.setitem(loss.BLOCK_LOGITS, "cpu", block)
     hidden, weight, targets, bias = inputs(bias=bias)
     leaves = [x for x in (hidden, weight, bias) if x is not None]
     grad = torch.randn(len(targets), dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_values_and_gradients_equal_log_softmax(monkeypatch, block, bias, softca
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_gradcheck(monkeypatch, block, softcap):
-    monkeypatch.setattr(loss, "BLOCK_LOGITS", block)
+    monkeypatch.setitem(loss.BLOCK_LOGITS, "cpu", block)
     hidden, weight, targets, bias = inputs(positions=4, width=3, vocabulary=9, bias=True)
     assert torch.autograd.gradcheck(lambda h, w, b: token_logps(h, w, targets, b, softcap), (hidden, weight, bias))
 

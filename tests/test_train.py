@@ -33,6 +33,7 @@ from stepdpo import checkpoint, export, plan, shard, trie
 from stepdpo.command import run_main
 from stepdpo.content import path_content
 from stepdpo.examples import Example, Sequence, count_tokens, make_example, scored_sequences
+from stepdpo.metrics import read_totals
 from stepdpo.processes import processes
 from stepdpo.prompts import render_prompt
 
@@ -100,7 +101,7 @@ def test_loss_of_a_batch_is_its_formula(name, budget, tmp_path, mesh):
         flags = {"beta": 0.4}
         margin = 0.4 * (gain[:, 0] - gain[:, 1])
         expected = (weights * -torch.nn.functional.logsigmoid(margin)).sum() / weights.sum()
-    means, computed = train.run_batch(model, pairs, objective, flags, budget, mesh)
+    means, computed, _ = read_totals(train.run_batch(model, pairs, objective, flags, budget, mesh))
     assert means["loss"] == pytest.approx(expected.item(), abs=1e-5)
     if name == "sigmoid":
         assert means["rewards/margins"] == pytest.approx(((weights * margin).sum() / weights.sum()).item(), abs=1e-4)
@@ -159,7 +160,9 @@ def write(path, rows):
 
 
 def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Rows of a JSONL file; of metrics, less what a clock decides."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("tokens_per_second", "mfu")} for row in rows]
 
 
 def fit(model, pairs, out, *flags, resume=False):
@@ -538,7 +541,7 @@ def four_ranks(folder, out):
             run = functools.partial(train.run_batch, model, objective=OBJECTIVES["sigmoid"], flags={"beta": 0.4},
                                     budget=1000, mesh=mesh)
             optimizers[0].param_groups[0]["initial_lr"] = optimizers[0].param_groups[1]["initial_lr"] = 1e-4
-            train.take_step(run, [example] * 4, model, optimizers, 1.0, 1.0, progress)
+            train.take_step(run, [example] * 4, model, optimizers, 1.0, 1.0, lambda: torch.tensor(0), progress)
         with peak(found, "checkpoint"):
             checkpoint.save_checkpoint(out, model, optimizers, progress)
         with peak(found, "export"):
@@ -598,7 +601,7 @@ def test_resume_is_bit_equal(tiny_model, tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", make_pairs())
     flags = ["--eval-pairs", pairs, "--eval-every", 2, "--epochs", 3, "--save-every", 2]
     fit(tiny_model, pairs, tmp_path / "whole", *flags)
-    whole = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    whole = rows_of(tmp_path / "whole" / "metrics.jsonl")
     assert sorted(path.name for path in (tmp_path / "whole").glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
     cut = tmp_path / "cut"
     with pytest.MonkeyPatch.context() as patch:  # killed in the seventh step, with a torn line in its metrics
@@ -612,7 +615,7 @@ def test_resume_is_bit_equal(tiny_model, tmp_path):
     with open(cut / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "lo')
     fit(tiny_model, pairs, cut, *flags, resume=True)
-    assert (cut / "metrics.jsonl").read_text() == whole
+    assert rows_of(cut / "metrics.jsonl") == whole
     assert (cut / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
@@ -677,6 +680,21 @@ def test_metrics_have_trl_names(tiny_model, tmp_path):
     assert set(rows[1]) == {"step", "epoch", "grad_norm", "learning_rate", "num_tokens", "computed_tokens",
                             "skipped"} | names
     assert 0 < rows[1]["computed_tokens"] < rows[1]["num_tokens"] < rows[3]["num_tokens"]
+
+
+def test_speed_is_of_tokens_and_of_the_products_that_they_need(tiny_model, tmp_path, monkeypatch):
+    pairs, read = write(tmp_path / "pairs.jsonl", make_pairs(4)), lambda name: [
+        json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    fit(tiny_model, pairs, tmp_path / "cpu", "--max-steps", 1)
+    assert read("cpu")[0]["tokens_per_second"] > 0 and "mfu" not in read("cpu")[0]  # whose peak nobody lists
+    monkeypatch.setattr("stepdpo.metrics.peak_flops", lambda device: 1e9)
+    fit(tiny_model, pairs, tmp_path / "gpu", "--max-steps", 1, "--batch-size", 4)
+    row, = read("gpu")
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3  # of make_model: query and out, key and value, the MLP
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    scored = sum(count_tokens(*make(tokenizer, pair, "step-dpo").sequences) for pair in make_pairs(4))
+    flops = 6 * (row["computed_tokens"] * 2 * layer + scored * len(tokenizer) * 64)
+    assert row["mfu"] / row["tokens_per_second"] == pytest.approx(flops / row["num_tokens"] / 1e9)
 
 
 @pytest.mark.parametrize("name,dtype,files", [("llama", "float32", 1), ("llama", "float32", 3),
