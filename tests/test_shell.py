@@ -171,6 +171,8 @@ def test_an_ordinary_day_changes_nothing(tmp_path, day):
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGHUP]], ids=str)
 def test_a_terminated_run_is_taken_up(faulty, tiny_model, tmp_path, signals):
+    if signal.getsignal(signals[0]) == signal.SIG_IGN:
+        pytest.skip("SIGHUP is ignored here, as under nohup, and so the stage does not end")
     (tmp_path / "problems.jsonl").write_text(to_lines(PROBLEMS))
     permits = tmp_path / "permits"
     permits.write_bytes(b"." * 10)
