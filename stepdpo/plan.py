@@ -116,8 +116,8 @@ def plan_bytes(model, sequences, device, world, size, frozen):
     except (RuntimeError, NotImplementedError):  # what torch raises where a model looks at values on meta
         say("what this model keeps for the backward pass cannot be told from shapes: it looks at values on the way")
         return {**lines, "in all, without activations": held + root + max(layer, logits)}
-    inputs = len(model.layers) * size * slots * config.hidden_size
-    least = checkpointed_bytes(kept, len(model.layers), inputs // max(len(model.layers), 1))
+    layers, one = max(len(model.layers), 1), size * slots * config.hidden_size  # bytes of a layer's input
+    inputs, least = layers * one, checkpointed_bytes(kept, layers, one)
     plain = root + kept + max(layer, logits)
     thrifty = root + max(layer + least, logits + inputs)  # no layer is there again yet while there are logits
     return {**lines, f"activations of {slots:,} tokens": kept, "activations, --checkpointing": least,

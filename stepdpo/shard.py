@@ -56,6 +56,8 @@ def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compi
     import torch
 
     from stepdpo.paths import settle
+    if dtype == "bfloat16" and config.dtype != torch.bfloat16:
+        say(f"{folder}: its weights are rounded to bfloat16, in what comes out too; --base-dtype float32 keeps them")
     model, reason = build_model(config, "meta", getattr(torch, dtype))
     own = set(model.model.state_dict())
     if prepare:

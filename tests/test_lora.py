@@ -122,12 +122,14 @@ def test_memory_savers_change_nothing(flags, tiny_model, tmp_path):
     same(fit(tiny_model, pairs, tmp_path / "plain", *how), fit(tiny_model, pairs, tmp_path / "out", *how, *flags), 1e-6)
 
 
-def test_a_base_in_bfloat16(tiny_model, tmp_path):
+def test_a_base_in_bfloat16(tiny_model, tmp_path, capfd):
     """By the trie as without it; merged in float32, so that each weight is rounded once."""
     pairs, out = write(tmp_path / "pairs.jsonl", make_pairs()), tmp_path / "out"
     flags = ["--lora", RANK, "--max-steps", 6]
     exact = fit(tiny_model, pairs, tmp_path / "exact", *flags)
+    assert "rounded" not in capfd.readouterr().err
     rows = fit(tiny_model, pairs, out, *flags, "--base-dtype", "bfloat16")
+    assert "its weights are rounded to bfloat16, in what comes out too" in capfd.readouterr().err
     assert rows[-1]["computed_tokens"] == exact[-1]["computed_tokens"] < rows[-1]["num_tokens"]
     for row, other in zip(rows, exact):
         assert row["loss"] == pytest.approx(other["loss"], abs=0.02)
