@@ -140,16 +140,16 @@ def make_optimizers(model, rate: float, weight_decay: float) -> list:
     return [torch.optim.AdamW(groups, lr=rate, fused=True)]
 
 
-def export_model(model, folder, out, prompt):
+def export_model(model, folder, args):
     """Hook: what a finished run writes to OUT. Here: a model folder, with the tokenizer and number type of `folder`.
 
-    Adapters are merged into it, and written to OUT/adapter.
+    Adapters are merged into it, and written to OUT/adapter. args: the flags.
     """
     from stepdpo.lora import merge_adapters, save_adapter
-    check_finite(model, out)
-    save_adapter(model.model, folder, out)
+    check_finite(model, args.out)
+    save_adapter(model.model, args.model, args.out)
     merge_adapters(model.model)
-    export(model, folder, out, end_of_turn(load_tokenizer(folder), prompt)[-1:])
+    export(model, folder, args.out, end_of_turn(load_tokenizer(folder), args.prompt)[-1:])
 
 
 # ------------------------------------------------------------------------------------------------- loop
@@ -429,7 +429,7 @@ def main(argv=None):
             run = functools.partial(run_batch, model, objective=objective, flags=flags, budget=budget, mesh=mesh)
             stop = fit(args, run, model, pairs, held_out, mesh)
             if not stop:
-                export_model(model, folder, args.out, args.prompt)
+                export_model(model, folder, args)
                 write_run(args.out, settings, finished=True)
                 say(f"{args.out}: the model is there; {describe_end(args.out)}")
         return 128 + stop if stop else 0

@@ -87,14 +87,20 @@ class Lab:
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words.append(str(value))
+        short = contextlib.nullcontext()
         if self.study.model:  # bf16 products, where a CPU has them, train twice as fast; sampling wants exact ones
             import torch
+            from torch.nn.attention import SDPBackend, sdpa_kernel
             torch.set_float32_matmul_precision("medium" if stage is train else "highest")
+            if stage is train:  # stories are short: attention's small blocks lose more by conversion than they gain
+                short = sdpa_kernel(SDPBackend.MATH)
         earlier = [seconds for seconds, _ in self.times()[what]]
         expected = f", about {sum(earlier) / len(earlier):.0f} s" if earlier else ""
         print(f"reproduce: {what}{expected}", file=sys.stderr)
         begin, cpu = time.monotonic(), time.process_time()
-        if code := stage.main(words):
+        with short:
+            code = stage.main(words)
+        if code:
             sys.exit(code)
         seconds = time.monotonic() - begin
         give_memory_back()

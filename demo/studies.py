@@ -67,7 +67,7 @@ PRETRAINED = Study(
     systems=("DPO, answers apart", "DPO, shared prefix, verified", "Step-DPO, verified", "Step-DPO, true steps"),
     grid=((3e-6, 0.4), (1e-5, 0.4), (3e-5, 0.4)), lora_grid=((3e-5, 0.4), (1e-4, 0.4), (3e-4, 0.4)),
     solutions=130, sft=dict(lr=2e-4, warmup=0.1, epochs=1, batch_size=32), epochs=3, batch_size=16,
-    problems={"decision": 500, "number": 500}, many={"decision": 2000, "number": 2000},
+    problems={"decision": 1000, "number": 500}, many={"decision": 2000, "number": 2000},
     pairs=160, held_out=40, tries=4, max_tokens=160, at_once=64,
     scales=(dict(steps=(3, 5), values=(10, 999)), dict(steps=(3, 5), values=(10, 99)),
             dict(steps=(2, 3), values=(10, 99)), dict(steps=(3, 5), values=(2, 40)),

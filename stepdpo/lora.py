@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): small matrices A and B are trained beside frozen weights.
 
     add_adapters(model, rank=16, alpha=32, seed=0)           # in train.py's hook prepare_model
-    save_adapter(model, folder, out)                         # OUT/adapter, as PEFT writes it
+    save_adapter(model, base, out)                           # OUT/adapter, as PEFT writes it
     merge_adapters(model)                                    # the model is a plain one again
 
 A linear layer's y = W·x becomes y = W·x + alpha/rank · B·(A·x), equation 3. B begins as zeros, so the model begins as
@@ -85,8 +85,8 @@ def adapters(model) -> dict:
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
-def save_adapter(model, folder, out):
-    """Write OUT/adapter, which peft and vLLM load onto the model in `folder`. Every process takes part."""
+def save_adapter(model, base, out):
+    """Write OUT/adapter, which peft and vLLM load onto the model that `base` names. Every process takes part."""
     found = adapters(model)
     if not found:
         return
@@ -94,7 +94,7 @@ def save_adapter(model, folder, out):
                for name, linear in found.items() for matrix in ("lora_A", "lora_B")}
     if first_process():
         linear = next(iter(found.values()))
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": folder, "r": linear.rank,
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": linear.rank,
                   "lora_alpha": linear.alpha, "target_modules": sorted({name.rsplit(".")[-1] for name in found}),
                   "lora_dropout": 0.0, "bias": "none", "inference_mode": True}
         path = os.path.join(out, "adapter")

@@ -3,6 +3,7 @@
     python -m pytest tests/test_lora.py
 """
 import json
+import shutil
 
 import peft
 import pytest
@@ -140,6 +141,20 @@ def test_a_base_in_bfloat16(tiny_model, tmp_path, capfd):
                 for matrix in ("lora_A", "lora_B"))
         delta = 0 if a is None else 2 * (b @ a)
         assert torch.equal(after[name], (weight.bfloat16().float() + delta).bfloat16().float()), name
+
+
+def test_an_adapter_names_the_hub_model_that_it_is_of(tiny_model, tmp_path, monkeypatch):
+    """By its hub name: the cached snapshot's folder is nowhere else."""
+    model = tmp_path / "cache/models--some--model"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs/main").write_text("0" * 40)
+    shutil.copytree(tiny_model, model / "snapshots" / ("0" * 40))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    fit("some/model", write(tmp_path / "pairs.jsonl", make_pairs(4)), tmp_path / "out", "--lora", RANK, "--max-steps", 1)
+    config = json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "some/model"
 
 
 def test_the_plan_knows_what_is_kept(tmp_path, mesh):
