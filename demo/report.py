@@ -5,7 +5,7 @@ from demo.cells import best, cell, grid, system_cell, variant_cell
 from demo.files import load_rows
 from demo.lab import Missing
 from demo.scales import chosen_scale, scale_scores
-from demo.studies import MAIN, METRICS, WORLDS
+from demo.studies import MAIN, METRICS, SYSTEMS, WORLDS
 from demo.world import chosen_is_right, first_wrong_step
 from stepdpo.intervals import paired_interval
 
@@ -149,16 +149,19 @@ def data_cells(folder):
 
 
 def grid_table(lab, world):
-    """Final answer / all steps on validation problems; the chosen rate and β in bold."""
-    lines = table_head("", *(f"{lr:g}, β {beta:g}" for lr, beta in lab.study.grid))
-    for system in lab.study.systems:
+    """Final answer / all steps on validation problems at each rate and β that was tried; the chosen in bold."""
+    study = lab.study
+    adapted = [f"{MAIN}, {name}" for name in study.variants if f"{MAIN}, {name}" in SYSTEMS]
+    columns = max(len(study.grid), len(study.lora_grid) if adapted else 0)
+    lines = table_head("", *range(1, columns + 1))
+    for system in [*study.systems, *adapted]:
         found = tried(grid, lab, world, system)
         if found:
             cells = []
-            for setting, final, steps in found:
-                text = f"{100 * final:.1f} / {100 * steps:.1f}"
-                cells.append(f"**{text}**" if setting == best(lab, world, system) else text)
-            lines.append(table_row(system, *cells))
+            for (lr, beta), final, steps in found:
+                text = f"{lr:g}, β {beta:g}: {100 * final:.1f} / {100 * steps:.1f}"
+                cells.append(f"**{text}**" if (lr, beta) == best(lab, world, system) else text)
+            lines.append(table_row(system, *cells, *[""] * (columns - len(cells))))
     return lines
 
 
