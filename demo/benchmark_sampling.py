@@ -3,7 +3,8 @@
     python demo/benchmark_sampling.py --model FOLDER problems.jsonl --count 64 --max-tokens 512
 
 All ways are run in turn in this process, on one thread, with the same problems; --rounds are interleaved. Settings
-are collect.py's (two samples of each problem, temperature 0.8, top-p 0.95) and evaluate.py's (one, greedy).
+are collect.py's (two samples of each problem, temperature 0.8, top-p 0.95) and evaluate.py's (one, greedy). Numbers are
+float32, but in one way of ours; how fast that one is depends on what the CPU has for bfloat16.
 --before CHECKOUT adds the loop of another checkout of this repository (its evaluate.py or stepdpo/sampler.py).
 """
 import argparse
@@ -121,7 +122,8 @@ def main(argv=None):
     tokenizer, model = load_tokenizer(args.model), load_for_sampling(args.model)
     eos, attention = eos_ids(model, tokenizer), model.config._attn_implementation
     rows = [json.loads(line) for _, line in zip(range(args.count), open(args.problems, encoding="utf-8"))]
-    ways = {"ours": ours}
+    models = {"ours, bfloat16": load_for_sampling(args.model, dtype="bfloat16")}
+    ways = {"ours": ours, "ours, bfloat16": ours}
     if args.before:
         ways["before"] = static(load_other(args.before))
     ways["generate"] = generate
@@ -135,7 +137,7 @@ def main(argv=None):
             for way, sample in {**ways, **({"generate_batch": generate_batch} if args.paged else {})}.items():
                 model.set_attn_implementation(attention if way == "ours" else "sdpa")
                 begin = time.process_time()
-                texts[way] = sample(model, prompts, eos, how, args.slots, args.max_tokens)
+                texts[way] = sample(models.get(way, model), prompts, eos, how, args.slots, args.max_tokens)
                 tokens = sum(map(len, texts[way]))
                 measured.setdefault(way, []).append((tokens / (time.process_time() - begin), tokens))
                 print(f"{name} {way}: {tokens} tokens, {measured[way][-1][0]:.1f} a CPU-second, peak "

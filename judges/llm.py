@@ -149,7 +149,7 @@ def make_ask(name, args, extra, local):
     def open_engine():
         if local:
             end = {*end_of_turn(tokenizer, "chat")[-1:]} - {tokenizer.eos_token_id}
-            return local_engine(name, tokenizer, (), args.batch_size, args.device, how, end)
+            return local_engine(name, tokenizer, (), args.batch_size, args.device, how, end, args.dtype)
         return chat_server(args.judge_url, name, args, how, key="JUDGE_API_KEY", extra_body=extra)
 
     async def ask(text, seed):

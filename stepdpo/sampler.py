@@ -15,20 +15,23 @@ from stepdpo.reply import SPENT, TOO_LONG, Refused, trim
 from stepdpo.running import Row, RunningBatch, sample_rows
 
 
-def load_for_sampling(folder, device=None):
-    """A causal LM in evaluation mode: bf16 on a GPU, fp32 on a CPU. UserError for what cannot be loaded whole."""
+def load_for_sampling(folder, device=None, dtype=None):
+    """A causal LM in evaluation mode. UserError for what cannot be loaded whole.
+
+    dtype: "float32" or "bfloat16"; by default that on a CPU, this on a GPU.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
     device = find_device(device)
+    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
     files = find_files(folder)
     logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is said below, in one line
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16, use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True, **files)
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **files)
         model = model.eval().to(device)
         logging.set_verbosity(before)
     except Exception as error:  # every kind of broken folder raises another class
@@ -104,12 +107,14 @@ def check_sampling(model):
                         f": {' '.join(str(error).split())[:120]}); sample behind a server (--base-url)", 2) from error
 
 
-def local_engine(folder, tokenizer, stop, batch_size, device, how, end=()):
+def local_engine(folder, tokenizer, stop, batch_size, device, how, end=(), dtype=None):
     """ask() for a model in this process. stop, end: strings and ids of tokens at which an answer is over.
+
+    dtype: of load_for_sampling.
 
     ask(text, seed, hear=None) -> Reply; hear(text so far) is called as words come.
     """
-    model, over = load_for_sampling(folder, device), threading.Event()
+    model, over = load_for_sampling(folder, device, dtype), threading.Event()
     choose_threads(model)
     spent = SPENT["tokens"]
     check_sampling(model)

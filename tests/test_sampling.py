@@ -199,6 +199,26 @@ def test_a_token_reads_no_columns_that_its_neighbours_lack(monkeypatch):
     assert read == [30, 12, 10, 4]
 
 
+def test_bfloat16_where_asked(run, taught_model, tmp_path):
+    """Greedy answers are those of the stock model in bfloat16; rows say so, and no run goes on in another type."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    tokenizer, out = prompts.load_tokenizer(taught_model), tmp_path / "out.jsonl"
+    flags = ["--model", taught_model, "--temperature", 0, "--max-tokens", 40, "--out", out]
+    run("evaluate.py", *flags, "--dtype", "bfloat16", rows=PROBLEMS)
+    model = AutoModelForCausalLM.from_pretrained(taught_model, dtype=torch.bfloat16).eval()
+    assert sampler.load_for_sampling(taught_model, dtype="bfloat16").dtype == torch.bfloat16
+    for row in map(json.loads, out.read_text().splitlines()):
+        prefix = row["sampling"]["prefix"]
+        ids = prompts.encode(tokenizer, prompts.render_prompt(tokenizer, row["prompt"], "chat", prefix))
+        whole = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, len(ids):]
+        assert row["completion"] == prefix + tokenizer.decode(whole, skip_special_tokens=True)
+        assert row["sampling"]["dtype"] == "bfloat16"
+    assert "made with another --dtype" in run("evaluate.py", *flags, "--resume", rows=PROBLEMS, code=2).err
+    done = run("evaluate.py", "--dtype", "bfloat16", "--base-url", "http://localhost:1/v1", rows=PROBLEMS, code=2)
+    assert "--dtype is for a model loaded here" in done.err
+
+
 def test_sampling_ends_when_nobody_waits(tiny_model, monkeypatch):
     """A local batch in its thread would else keep a broken pipe from ending the program."""
     steps = []
