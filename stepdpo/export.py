@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from stepdpo.command import UserError
 from stepdpo.folder import files_in, load_config, weight_files
-from stepdpo.weights import file_tensors, open_weights
+from stepdpo.weights import count_not_finite, file_tensors, open_weights
 
 FILE_BYTES = 5 << 30  # how large a file of exported weights may become
 
@@ -52,18 +52,8 @@ def export(model, folder, out, ends=()):
 
 def check_finite(model, out):
     """UserError where a trained weight is no finite number: such a model says nothing."""
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.tensor import DTensor
-    count = torch.zeros((), dtype=torch.int64)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            shard = weight.detach().to_local() if isinstance(weight, DTensor) else weight.detach()
-            count = count + (~shard.isfinite()).sum().cpu()
-    counts = [None] * dist.get_world_size()
-    dist.all_gather_object(counts, count.item())
-    if sum(counts):
-        raise UserError(f"{out}: {sum(counts):,} weights are no finite numbers, so no model is written; lower --lr and "
+    if count := count_not_finite([weight for weight in model.parameters() if weight.requires_grad]):
+        raise UserError(f"{out}: {count:,} weights are no finite numbers, so no model is written; lower --lr and "
                         "name another --out")
 
 

@@ -97,6 +97,9 @@ def check_sampling(model):
         for row, ids, logits in seen:
             with torch.inference_mode():
                 whole = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+            if whole.isnan().any():
+                raise UserError(f"{model.name_or_path}: its logits are no numbers, as of damaged weights; get the model "
+                                "anew", 2)
             if (whole - logits).abs().max() > tolerance * whole.std():
                 raise UserError(f"{model.config.model_type}: answers of models of this kind change with the batch "
                                 "here; sample behind a server (--base-url)", 2)

@@ -14,7 +14,12 @@ import functools
 from stepdpo.command import UserError
 from stepdpo.folder import first_line, load_config, weight_files
 from stepdpo.processes import say
-from stepdpo.weights import copy_shard, draw_weights, load_weights
+from stepdpo.weights import (
+    copy_shard,
+    count_not_finite,
+    draw_weights,
+    load_weights,
+)
 
 
 def build_model(config, device, dtype):
@@ -75,6 +80,8 @@ def place_model(config, folder, mesh, shard, seed, offload, checkpointing, compi
     for name, tensor in model.model.state_dict().items():
         if name in added:
             copy_shard(tensor, added[name])
+    if count := count_not_finite(model.parameters()):
+        raise UserError(f"{folder}: {count:,} of its weights are no finite numbers; get the model anew", 2)
     with no_gradients(model):
         reason = settle(model, torch.device(mesh.device_type)) or reason
     if not model.by_trie:

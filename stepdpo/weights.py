@@ -63,6 +63,17 @@ def load_weights(model, folder, files, keep):
             f"one, such as {unused[0]}")
 
 
+def count_not_finite(weights):
+    """How many numbers of some weights are NaN or infinite, over all processes, each of which takes part."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor
+    shards = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    counts = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, sum((~torch.isfinite(shard.detach())).sum().item() for shard in shards))
+    return sum(counts)
+
+
 def misfit(folder, name, fact):
     return UserError(f"{folder}: weights and config.json do not fit: {name} {fact}; get the model anew", 2)
 

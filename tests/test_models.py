@@ -266,6 +266,12 @@ def cut_the_file(folder):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def spoil_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 REFUSED = {
     "more layers than weights": (lambda folder: change_config(folder, num_hidden_layers=3),
                                  "do not fit: model.layers.2.self_attn.q_proj.weight is missing"),
@@ -279,6 +285,7 @@ REFUSED = {
     "a variant alone": (only_variant, "model.fp16.safetensors: from_pretrained does not load it"),
     "a shard is gone": (lose_a_shard, "named by the index and not there"),
     "cut short": (cut_the_file, "model.safetensors: cannot be read"),
+    "a weight that is no number": (spoil_a_weight, ": 1 of its weights are no finite numbers; get the model anew"),
     "an encoder": (lambda folder: make_stock(folder, "bert", is_decoder=False), "depend on later tokens"),
 }
 

@@ -301,6 +301,18 @@ def test_text_after_a_prefix_that_ends_in_bytes_is_exact():
         assert "\ufffd" in words(cut) and words(cut).strip("\ufffd") == ""
 
 
+def test_weights_that_are_no_numbers(run, tiny_model, tmp_path):
+    """Else every answer would run to its limit, without a word of why."""
+    from safetensors.torch import load_file, save_file
+    for path in Path(tiny_model).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    done = run("collect.py", "--model", tmp_path, rows=PROBLEMS[:1], code=2)
+    assert f"{tmp_path}: its logits are no numbers, as of damaged weights; get the model anew" in done.err
+
+
 def test_folders_devices_and_hubs_that_are_not_there(run, tiny_model, tmp_path, monkeypatch):
     """One line each, at once, that names the flag."""
     config = json.loads((Path(tiny_model) / "config.json").read_text())
