@@ -17,6 +17,7 @@ import evaluate
 import train
 from demo.files import load_rows, save_rows
 from demo.kinds import source_id
+from demo.lab import Busy
 from demo.studies import MAIN, METRICS, SYSTEMS
 from demo.world import first_wrong_step
 
@@ -105,13 +106,22 @@ def settings_of(lab, system):
 
 
 def grid(lab, world, system):
-    """[((rate, β), share of validation problems with the final answer right, with all steps right)]."""
+    """[((rate, β), share of validation problems with the final answer right, with all steps right)].
+
+    What another process makes is passed over, so that several processes share a grid.
+    """
     kind, objective, flags = SYSTEMS[system]
-    rows, found = lab.rows(lab.enough_pairs(world, 0), kind), []
+    rows, found, busy = lab.rows(lab.enough_pairs(world, 0), kind), [], None
     for lr, beta in settings_of(lab, system):
-        result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta, **flags)
+        try:
+            result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta, **flags)
+        except Busy as error:
+            busy = error
+            continue
         final, steps = (result[metric].count("1") / len(result[metric]) for metric in METRICS[:2])
         found.append(((lr, beta), final, steps))
+    if busy:
+        raise busy
     return found
 
 

@@ -494,6 +494,27 @@ def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypa
     assert seen == asked
 
 
+def test_processes_share_a_grid(tmp_path, monkeypatch):
+    """While one makes the cell of the first rate, another makes the rest, and then comes back for all."""
+    def make_cell(some, world, seed, rows, objective, lr, **how):
+        rates.append(lr)
+        if lr in busy:
+            raise lab.Busy
+        return {metric: "10" for metric in studies.METRICS}
+
+    some = lab.Lab(tmp_path, studies.PRETRAINED)
+    monkeypatch.setattr(cells, "cell", make_cell)
+    monkeypatch.setattr(some, "enough_pairs", lambda world, seed: tmp_path)
+    monkeypatch.setattr(some, "rows", lambda folder, kind: ("train", "held out"))
+    first, rates, expected = studies.PRETRAINED.grid[0], [], [lr for lr, _ in studies.PRETRAINED.grid]
+    busy = {first[0]}
+    with pytest.raises(lab.Busy):
+        cells.grid(some, "number", studies.MAIN)
+    assert rates == expected
+    busy.clear()
+    assert cells.grid(some, "number", studies.MAIN)[0] == (first, 0.5, 0.5)
+
+
 def test_cells_of_other_code_are_named(tmp_path, capsys):
     reproduce.name_changes(tmp_path)
     reproduce.name_changes(tmp_path)
