@@ -12,12 +12,14 @@ DISPENSABLE = (*NEUTRAL, "generation_config", "stop_token_ids", "seed", "stop", 
 WORDS_TOO = ("n", "stop", "seed", "user")  # names that are words, too: only believed where they are quoted
 OWN = ("model", "prompt", "messages", "stream", "n", "max_tokens", "max_completion_tokens")  # not for --extra-body
 # "This model's maximum context length is 4096 tokens. However, you requested ..." and how SGLang, llama.cpp say it
-CONTEXT = re.compile(r"context[ _]?(?:length|size|window)\D{0,40}(\d[\d,]*)", re.I)
+CONTEXT = re.compile(r"(?:context[ _]?(?:length|size|window)|model length|tokens allowed|max_new_tokens` must be)"
+                     r"\D{0,40}(\d[\d,]*)|(\d[\d,]*) maximum context length", re.I)
 # "your prompt contains 1500 input tokens", "(3000 in the messages", "3000 tokens from the input messages"
 PROMPT_TOKENS = re.compile(r"(\d[\d,]*) (?:input tokens|(?:tokens )?(?:in|from) the (?:input|messages|prompt))"
                            r"|(?:prompt|request) (?:contains|has)(?: at least)? (\d[\d,]*)", re.I)
-TOO_LONG = re.compile(r"context[ _]?(?:length|size|window)|too long|too many (?:input |prompt )?tokens|above_max_length"
-                      r"|longer than the m(?:odel|ax)", re.I)
+TOO_LONG = re.compile(r"context[ _]?(?:length|size|window|limit)|too long|too many (?:input |prompt )?tokens"
+                      r"|above_max_length|longer than the m(?:odel|ax)|max_new_tokens` must be|input length"
+                      r"|input token count|reduce the length", re.I)
 FILTERED = re.compile(r"content[ _]?(?:filter|policy|management)|moderation|flagged|safety|invalid_prompt", re.I)
 
 

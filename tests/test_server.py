@@ -9,6 +9,8 @@ from conftest import PROBLEMS, served, tally
 from faulty_server import MENDED
 
 from stepdpo import connection
+from stepdpo.server import stated_length
+from stepdpo.settings import Refusal
 
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
 
@@ -191,6 +193,24 @@ def test_a_long_prompt_gets_a_shorter_answer(run, faulty, tiny_model, listed):
     assert "3 in, 2 kept, 1 dropped (prompt longer than the context 1)" in done.err
     sums = {len(body["prompt"]) + body["max_tokens"] for body in asked(url)}
     assert 400 in sums and (not listed or max(sums) <= 400)
+
+
+@pytest.mark.parametrize("words, length", [
+    ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens", 4096),       # vLLM
+    ("Prompt contains 5000 tokens and 0 draft tokens, too large for model with 4096 maximum context length", 4096),
+    ("The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure that", 4096),
+    ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", 4096),             # SGLang
+    ("request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it", 4096),    # llama.cpp
+    ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs`", 4096),  # TGI
+    ("The input token count (1,200,000) exceeds the maximum number of tokens allowed (1,048,576).", 1048576),  # Gemini
+    ("prompt is too long: 250000 tokens > 200000 maximum", None),                                           # Anthropic
+    ("input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length", None),
+    ("Range of input length should be [1, 30720]", None),                                                   # DashScope
+    ("Please reduce the length of the messages or completion.", None)])
+def test_what_servers_say_of_length(words, length):
+    """Each is about length, and where it names the context, that is read."""
+    refusal = Refusal(words, json.dumps({"error": {"message": words}}))
+    assert refusal.is_about_length() and stated_length(refusal) == length
 
 
 def test_content_filters_drop_the_row(run, faulty, tiny_model):
