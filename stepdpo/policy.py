@@ -38,8 +38,8 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--timeout", type=float, default=600, help="seconds that a server may take for one reply")
     parser.add_argument("--batch-size", type=int, default=64, help="answers sampled together by the local engine")
     parser.add_argument("--device", help="of the local engine (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="numbers that the local engine computes in "
-                        "(default: float32 on a CPU, which bfloat16 spares half the memory, and bfloat16 on a GPU)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the local engine's numbers (default: "
+                        "bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes half the memory)")
 
 
 def check_ask_flags(args):
