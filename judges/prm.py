@@ -37,7 +37,7 @@ def make_judge(args, policy):
         raise UserError(f"--threshold {threshold:g}: must be from 0 to 1, as scores are", 2)
     if not os.path.isdir(folder):
         raise UserError(f"--judge prm:{folder}: no such folder; download the model and name its folder", 2)
-    prm = load_prm(folder, args.device, args.step_token)
+    prm = load_prm(folder, args.device, args.step_token, args.dtype)
     put = batched(prm.score, args.batch_size, threading.Event())
 
     async def judge(row, parts, whole):

@@ -116,8 +116,9 @@ def plan_bytes(model, sequences, device, world, size, frozen):
     except (RuntimeError, NotImplementedError):  # what torch raises where a model looks at values on meta
         say("what this model keeps for the backward pass cannot be told from shapes: it looks at values on the way")
         return {**lines, "in all, without activations": held + root + max(layer, logits)}
-    layers, one = max(len(model.layers), 1), size * slots * config.hidden_size  # bytes of a layer's input
-    inputs, least = layers * one, checkpointed_bytes(kept, layers, one)
+    layers = max(len(model.layers), 1)
+    layer_input = size * slots * config.hidden_size
+    inputs, least = layers * layer_input, checkpointed_bytes(kept, layers, layer_input)
     plain = root + kept + max(layer, logits)
     thrifty = root + max(layer + least, logits + inputs)  # no layer is there again yet while there are logits
     return {**lines, f"activations of {slots:,} tokens": kept, "activations, --checkpointing": least,

@@ -38,8 +38,8 @@ def add_ask_flags(parser, prefix, temperature, top_p=1.0, max_tokens=2048):
     parser.add_argument("--timeout", type=float, default=600, help="seconds that a server may take for one reply")
     parser.add_argument("--batch-size", type=int, default=64, help="answers sampled together by the local engine")
     parser.add_argument("--device", help="of the local engine (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the local engine's numbers (default: "
-                        "bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes half the memory)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the numbers of models loaded here "
+                        "(default: bfloat16 on a GPU, float32 on a CPU, where bfloat16 takes half the memory)")
 
 
 def check_ask_flags(args):
@@ -47,7 +47,8 @@ def check_ask_flags(args):
     args.extra_body = parse_extra_body(args.extra_body)
     if args.extra_body and not args.base_url:
         raise UserError("--extra-body is for a server; give --base-url, too", 2)
-    if args.dtype and args.base_url:
+    judge = getattr(args, "judge", None) or getattr(args, "verify", None)  # which may be loaded here
+    if args.dtype and args.base_url and not judge:
         raise UserError("--dtype is for a model loaded here; a server has its own", 2)
     for name, low, high in (("temperature", 0, 100), ("top_p", 1e-9, 1), ("max_tokens", 1, 1 << 30),
                             ("concurrency", 1, 1 << 16), ("timeout", 1e-3, 1e6), ("batch_size", 1, 1 << 16),

@@ -1,6 +1,6 @@
 """Score the steps of an answer with a process reward model (PRM), one forward pass an answer.
 
-    prm = load_prm("FOLDER", device=None, step_token=None)
+    prm = load_prm("FOLDER", device=None, step_token=None, dtype=None)
     prm.score([prm.render("What is 1 + 1?", ["Step 1: 1 + 1 = 2."])])   ->   [[0.98]]
 
 Three shapes of PRM are known by their folder. What they read, with | where the score of a step is read:
@@ -13,6 +13,7 @@ Three shapes of PRM are known by their folder. What they read, with | where the 
 
 No code of a folder is ever run: backbones are transformers' own, and `score.*` is a few matrices.
 """
+import functools
 import json
 import os
 from collections import namedtuple
@@ -31,18 +32,19 @@ PROBE = ("What is 2 plus 3?", ["Step 1: 2 + 3 = 5.", "Step 2: The answer is: 5"]
 LIKELY = 0.5  # a language model that says + or - less often than this after a step was not trained to
 
 
-def load_prm(folder, device=None, step_token=None):
+def load_prm(folder, device=None, step_token=None, dtype=None):
     """The Prm in a folder. UserError (exit 2) for a folder that is none, or whose tokenizer lacks the step token."""
     architecture, names = read_folder(folder)
     tokenizer = load_tokenizer(folder)
+    load = functools.partial(load_backbone, folder=folder, device=device, dtype=dtype)
     score = [name for name in names if name.startswith("score.")]
     if architecture.endswith("ForTokenClassification"):
-        return load_classifier(folder, tokenizer, device, step_token or SEPARATOR)
+        return load_classifier(load, folder, tokenizer, step_token or SEPARATOR)
     whole = architecture.endswith(("ForSequenceClassification", "ForRewardModel"))  # these score whole answers
     if score and not whole:
-        return load_head(folder, tokenizer, device, step_token or STEP_TOKEN, names)
+        return load_head(load, folder, tokenizer, step_token or STEP_TOKEN, names)
     if architecture.endswith("ForCausalLM"):
-        return load_causal(folder, tokenizer, device, step_token)
+        return load_causal(load, folder, tokenizer, step_token)
     raise UserError(f"{folder}: {architecture or 'an unnamed architecture'} is no PRM; known are token classifiers, "
                     "language models that say + or -, and backbones with `score.*` behind a step token", 2)
 
@@ -66,7 +68,7 @@ def read_folder(folder):
                         "config.json and safetensors", 2) from error
 
 
-def load_backbone(kind, folder, device):
+def load_backbone(kind, folder, device, dtype):
     """A model of transformers' class `kind` with all its weights, in evaluation mode, on its device."""
     import torch
     import transformers
@@ -77,7 +79,7 @@ def load_backbone(kind, folder, device):
     logging.set_verbosity_error()  # `score.*` is no weight of the backbone's: that is known
     try:
         model, info = getattr(transformers, kind).from_pretrained(
-            folder, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
+            folder, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"), use_safetensors=True,
             trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # every kind of broken folder raises another class
         raise UserError(f"{folder}: no model could be loaded ({' '.join(str(error).split())[:160]}); name a PRM's "
@@ -212,9 +214,9 @@ def room_of(model):
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
 
 
-def load_classifier(folder, tokenizer, device, separator):
+def load_classifier(load, folder, tokenizer, separator):
     """A token classifier: the label at the last token of a step and its separator."""
-    model = load_backbone("AutoModelForTokenClassification", folder, device)
+    model = load("AutoModelForTokenClassification")
     if model.config.num_labels > 2:
         raise UserError(f"{folder}: a classifier of {model.config.num_labels} labels is no PRM; two are wrong and "
                         "right", 2)
@@ -225,12 +227,12 @@ def load_classifier(folder, tokenizer, device, separator):
                room_of(model))
 
 
-def load_head(folder, tokenizer, device, step_token, names):
+def load_head(load, folder, tokenizer, step_token, names):
     """A backbone and `score.*`: one linear layer (score.weight), or several with a ReLU between (score.0, score.2)."""
     import torch
     from safetensors import safe_open
     one_token(tokenizer, folder, step_token)
-    model = load_backbone("AutoModel", folder, device)
+    model = load("AutoModel")
     layers = {}  # place -> {"weight": …, "bias": …}
     for name in sorted(name for name in names if name.startswith("score.")):
         *place, part = name.split(".")[1:]
@@ -253,9 +255,9 @@ def load_head(folder, tokenizer, device, step_token, names):
                room_of(model))
 
 
-def load_causal(folder, tokenizer, device, step_token):
+def load_causal(load, folder, tokenizer, step_token):
     """A language model that says + or - after a step; how it was asked in training shows in what it says now."""
-    model = load_backbone("AutoModelForCausalLM", folder, device)
+    model = load("AutoModelForCausalLM")
     renders = {}
     if step_token:
         one_token(tokenizer, folder, step_token)

@@ -174,7 +174,7 @@ def settings_checker(send, settings, forms, max_tokens):
 def stated_length(refusal):
     """The context, in tokens, that a Refusal names; None where it names none."""
     found = CONTEXT.search(refusal.message)
-    return int((found[1] or found[2]).replace(",", "")) if found else None
+    return int(found[found.lastindex].replace(",", "")) if found else None
 
 
 def shorter(refusal, limit, ids):

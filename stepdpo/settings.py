@@ -13,7 +13,7 @@ WORDS_TOO = ("n", "stop", "seed", "user")  # names that are words, too: only bel
 OWN = ("model", "prompt", "messages", "stream", "n", "max_tokens", "max_completion_tokens")  # not for --extra-body
 # "This model's maximum context length is 4096 tokens. However, you requested ..." and how SGLang, llama.cpp say it
 CONTEXT = re.compile(r"(?:context[ _]?(?:length|size|window)|model length|tokens allowed|max_new_tokens` must be)"
-                     r"\D{0,40}(\d[\d,]*)|(\d[\d,]*) maximum context length", re.I)
+                     r"\D{0,40}(\d[\d,]*)|(\d[\d,]*) maximum context length|context limit: [\d +]+> (\d[\d,]*)", re.I)
 # "your prompt contains 1500 input tokens", "(3000 in the messages", "3000 tokens from the input messages"
 PROMPT_TOKENS = re.compile(r"(\d[\d,]*) (?:input tokens|(?:tokens )?(?:in|from) the (?:input|messages|prompt))"
                            r"|(?:prompt|request) (?:contains|has)(?: at least)? (\d[\d,]*)", re.I)

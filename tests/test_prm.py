@@ -180,6 +180,8 @@ def test_the_judge_names_the_first_step_below_the_threshold(run, tmp_path):
         done = run("locate.py", *flags, "--threshold", 1, "--batch-size", batch, "--score", "-", rows=labelled)
         assert [row["found"] for row in done.rows] == [1, 1] and "0 replies" in done.err
         assert close(next(row for row in done.rows if row["id"] == "1")["step_scores"], whole)
+    rounded = run("locate.py", *flags, "--threshold", 1, "--dtype", "bfloat16", "--score", "-", rows=labelled)
+    assert [row["step_scores"] for row in rounded.rows] != [row["step_scores"] for row in done.rows]
 
 
 def test_a_chosen_step_is_verified_by_its_score(tmp_path):
@@ -188,7 +190,7 @@ def test_a_chosen_step_is_verified_by_its_score(tmp_path):
     make_folder(tmp_path / "M", "LlamaForTokenClassification", num_labels=2)
     for threshold, kept in ((0, True), (1, False)):
         judges = make_judges(f"prm:{tmp_path / 'M'}", argparse.Namespace(
-            threshold=threshold, step_token=None, device="cpu", batch_size=4))
+            threshold=threshold, step_token=None, device="cpu", dtype=None, batch_size=4))
         row, = asyncio.run(make_pairs(ROW, Said(GOOD), 1, 9, judges))
         if kept:
             assert row["chosen"] == GOOD and len(row["chosen_step_scores"]) == 2

@@ -214,6 +214,11 @@ def test_bfloat16_where_asked(run, taught_model, tmp_path):
         whole = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, len(ids):]
         assert row["completion"] == prefix + tokenizer.decode(whole, skip_special_tokens=True)
         assert row["sampling"]["dtype"] == "bfloat16"
+    drawn = []
+    for how in ((), ("--dtype", "bfloat16")):
+        done = run("evaluate.py", "--model", taught_model, "--temperature", 3, "--max-tokens", 40, *how, rows=PROBLEMS)
+        drawn.append([row["completion"] for row in done.rows])
+    assert drawn[0] != drawn[1]  # the same random numbers: rounding alone moves some of a thousand draws
     assert "made with another --dtype" in run("evaluate.py", *flags, "--resume", rows=PROBLEMS, code=2).err
     done = run("evaluate.py", "--dtype", "bfloat16", "--base-url", "http://localhost:1/v1", rows=PROBLEMS, code=2)
     assert "--dtype is for a model loaded here" in done.err

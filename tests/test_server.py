@@ -204,7 +204,7 @@ def test_a_long_prompt_gets_a_shorter_answer(run, faulty, tiny_model, listed):
     ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs`", 4096),  # TGI
     ("The input token count (1,200,000) exceeds the maximum number of tokens allowed (1,048,576).", 1048576),  # Gemini
     ("prompt is too long: 250000 tokens > 200000 maximum", None),                                           # Anthropic
-    ("input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length", None),
+    ("input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length", 200000),
     ("Range of input length should be [1, 30720]", None),                                                   # DashScope
     ("Please reduce the length of the messages or completion.", None)])
 def test_what_servers_say_of_length(words, length):
