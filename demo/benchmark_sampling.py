@@ -3,9 +3,13 @@
     python demo/benchmark_sampling.py --model FOLDER problems.jsonl --count 64 --max-tokens 512
 
 All ways are run in turn in this process, on one thread, with the same problems; --rounds are interleaved. Settings
-are collect.py's (two samples of each problem, temperature 0.8, top-p 0.95) and evaluate.py's (one, greedy). Numbers are
-float32, but in one way of ours; how fast that one is depends on what the CPU has for bfloat16.
---before CHECKOUT adds the loop of another checkout of this repository (its evaluate.py or stepdpo/sampler.py).
+are collect.py's (two samples of each problem, temperature 0.8, top-p 0.95) and evaluate.py's (one, greedy). Ways:
+
+    ours             the local engine, float32
+    ours-bfloat16    the same with --dtype bfloat16
+    before           the loop of another checkout of this repository (its evaluate.py or stepdpo/sampler.py)
+    generate         transformers' generate
+    generate_batch   its continuous batching, which takes long on a CPU
 """
 import argparse
 import importlib.util
@@ -100,6 +104,49 @@ def load_other(checkout):
     raise SystemExit(f"{checkout}: no sampler there")
 
 
+def find_ways(args):
+    """{way: (its sampling function, its model)} of --ways."""
+    from stepdpo.sampler import load_for_sampling
+    grouped = load_for_sampling(args.model)
+    plain = load_for_sampling(args.model)
+    plain.set_attn_implementation("sdpa")
+    ways = {}
+    for way in args.ways:
+        if way == "ours-bfloat16":
+            ways[way] = ours, load_for_sampling(args.model, dtype="bfloat16")
+        elif way == "before":
+            ways[way] = static(load_other(args.before)), plain
+        else:
+            ways[way] = {"ours": (ours, grouped), "generate": (generate, plain),
+                         "generate_batch": (generate_batch, plain)}[way]
+    return ways
+
+
+def measure(ways, prompts, eos, how, args):
+    """({way: [(tokens a CPU-second, tokens) of each round]}, {way: its answers})."""
+    rates, answers = {way: [] for way in ways}, {}
+    for _ in range(args.rounds):
+        for way, (sample, model) in ways.items():
+            begin = time.process_time()
+            answers[way] = sample(model, prompts, eos, how, args.slots, args.max_tokens)
+            tokens = sum(map(len, answers[way]))
+            rates[way].append((tokens / (time.process_time() - begin), tokens))
+            print(f"{way}: {tokens} tokens, {rates[way][-1][0]:.1f} a CPU-second, peak "
+                  f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB so far", file=sys.stderr)
+    return rates, answers
+
+
+def print_table(name, rates, answers):
+    first = next(iter(rates))
+    mine = statistics.median(rate for rate, _ in rates[first])
+    print(f"\n| {name}, {len(answers[first])} answers | tokens | tokens a CPU-second | {first} is | same answers |")
+    print("|---|---|---|---|---|")
+    for way, found in rates.items():
+        rate = statistics.median(rate for rate, _ in found)
+        same = sum(a == b for a, b in zip(answers[way], answers[first]))
+        print(f"| {way} | {found[-1][1]:,} | {rate:.1f} | {mine / rate:.2f}x | {same} |", flush=True)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("problems", help="JSONL rows with a `prompt`")
@@ -108,47 +155,27 @@ def main(argv=None):
     parser.add_argument("--max-tokens", type=int, default=512, help="longest answer")
     parser.add_argument("--slots", type=int, default=64, help="answers sampled together")
     parser.add_argument("--rounds", type=int, default=1, help="how often each way runs; the median counts")
-    parser.add_argument("--before", metavar="CHECKOUT", help="another checkout of this repository to compare with")
+    parser.add_argument("--ways", nargs="*", default=["ours", "generate"], help="the first is compared with the others",
+                        choices=["ours", "ours-bfloat16", "before", "generate", "generate_batch"])
+    parser.add_argument("--before", metavar="CHECKOUT", help="another checkout of this repository, for `before`")
     parser.add_argument("--settings", choices=SETTINGS, nargs="*", default=[*SETTINGS], help="which of the two")
-    parser.add_argument("--paged", action="store_true", help="also generate_batch, which takes long on a CPU")
     args = parser.parse_args(argv)
+    if "before" in args.ways and not args.before:
+        parser.error("--ways before: name its checkout with --before")
     import torch
     import transformers
 
     from stepdpo.prompts import encode, load_tokenizer, render_prompt
-    from stepdpo.sampler import load_for_sampling
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    tokenizer, model = load_tokenizer(args.model), load_for_sampling(args.model)
-    eos, attention = eos_ids(model, tokenizer), model.config._attn_implementation
+    tokenizer, ways = load_tokenizer(args.model), find_ways(args)
+    eos = eos_ids(next(iter(ways.values()))[1], tokenizer)
     rows = [json.loads(line) for _, line in zip(range(args.count), open(args.problems, encoding="utf-8"))]
-    models = {"ours, bfloat16": load_for_sampling(args.model, dtype="bfloat16")}
-    ways = {"ours": ours, "ours, bfloat16": ours}
-    if args.before:
-        ways["before"] = static(load_other(args.before))
-    ways["generate"] = generate
     for name in args.settings:
         how = SETTINGS[name]
         prompts = [encode(tokenizer, render_prompt(tokenizer, row["prompt"])) for row in rows
                    for _ in range(how["samples"])]
-        measured = {way: [] for way in ways}
-        texts = {}
-        for _ in range(args.rounds):
-            for way, sample in {**ways, **({"generate_batch": generate_batch} if args.paged else {})}.items():
-                model.set_attn_implementation(attention if way == "ours" else "sdpa")
-                begin = time.process_time()
-                texts[way] = sample(models.get(way, model), prompts, eos, how, args.slots, args.max_tokens)
-                tokens = sum(map(len, texts[way]))
-                measured.setdefault(way, []).append((tokens / (time.process_time() - begin), tokens))
-                print(f"{name} {way}: {tokens} tokens, {measured[way][-1][0]:.1f} a CPU-second, peak "
-                      f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB so far", file=sys.stderr)
-        mine = statistics.median(rate for rate, _ in measured["ours"])
-        print(f"\n| {name}, {len(prompts)} answers | tokens | tokens a CPU-second | ours is | same answers as ours |")
-        print("|---|---|---|---|---|")
-        for way, found in measured.items():
-            rate = statistics.median(rate for rate, _ in found)
-            same = sum(a == b for a, b in zip(texts[way], texts["ours"]))
-            print(f"| {way} | {found[-1][1]:,} | {rate:.1f} | {mine / rate:.2f}x | {same} |", flush=True)
+        print_table(name, *measure(ways, prompts, eos, how, args))
 
 
 if __name__ == "__main__":
