@@ -38,6 +38,7 @@ def start(script, *flags, env=None, **how):
     whole, as __main__ and by its own command line; how: Popen's arguments. Imports are tested with real subprocesses.
     """
     import openai  # noqa: F401 (these three are for the children)
+    import torch
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 (imported when looked up)
 
@@ -50,6 +51,7 @@ def start(script, *flags, env=None, **how):
             handler.stream, handler.flush = sys.stderr, sys.stderr.flush
         sys.argv = [str(ROOT / script), *map(str, flags)]
         SPENT.clear()  # what tests in this process have counted
+        torch.set_num_threads(torch.get_num_threads())  # renews a pool of threads that a fork has lost; two would race
         os.environ.update(env or {})
         code = 1
         try:
