@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import gc
 import hashlib
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -91,6 +92,18 @@ class Lab:
                 mark.touch()
         return path
 
+    def grown(self, folder, name, smaller, make):
+        """`made` by a stage that goes on with what the folder `smaller` has of `name`, if one is given.
+
+        smaller: filled by the same stage with the same settings, from some of the rows.
+        """
+        def begin(path):
+            if smaller and not Path(f"{path}.done").exists():
+                for end in ("", ".dropped.jsonl", ".done"):  # the journal last: without it all is copied again
+                    shutil.copy(f"{smaller / name}{end}", f"{path}{end}")
+            make(path)
+        return self.made(folder, name, begin)
+
     def call(self, what, stage, *words, **settings):
         """Run a stage in this process, resuming.
 
@@ -150,8 +163,11 @@ class Lab:
             "SFT", train, objective="sft", model=start, pairs=rows, out=path, seed=seed, save_every=0,
             **self.study.sft))
 
-    def answers(self, world, seed, policy=None, problems=None):
-        """Folder with answers of a policy to a slice of the problems, and the wrong ones; how it was asked."""
+    def answers(self, world, seed, policy=None, problems=None, smaller=None):
+        """Folder with answers of a policy to a slice of the problems, and the wrong ones; how it was asked.
+
+        smaller: such a folder of a part of the slice.
+        """
         policy = policy or self.policy(seed)
         problems = problems or slice(0, self.study.problems[world])
         folder = self.out / world / f"{policy.parent.name}-{policy.name}-{problems.start}-{problems.stop}"
@@ -159,18 +175,19 @@ class Lab:
                    batch_size=self.study.at_once)
         source = self.world(world) / "train.jsonl"
         some = self.made(folder, "problems.jsonl", lambda path: save_rows(path, load_rows(source)[problems]))
-        answers = self.made(folder, "answers.jsonl", lambda path: self.call(
+        answers = self.grown(folder, "answers.jsonl", smaller, lambda path: self.call(
             "collect", collect, some, out=path, samples=self.study.samples, keep="all", **how))
         self.made(folder, "wrong.jsonl", lambda path: save_rows(path, first_of_each(
             row for row in load_rows(answers) if not row["correct"]).values()))
         return folder, how
 
-    def gather_pairs(self, world, seed, judge="equations", each=1, **which):
+    def gather_pairs(self, world, seed, judge="equations", each=1, smaller=None, **which):
         """Folder with located answers, pairs and verified pairs, at most `each` a prefix, in that of their answers.
 
-        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`.
+        judge: of locate.py; "exact" is the world itself. which: the policy and the problems of `answers`. smaller: such
+        a folder of a part of these problems.
         """
-        asked, how = self.answers(world, seed, **which)
+        asked, how = self.answers(world, seed, smaller=smaller and smaller.parent, **which)
         folder = asked / f"{judge}-{each}"
         flags = dict(judge=Path(__file__).with_name("exact.py") if judge == "exact" else judge)
         if judge == "rollouts":
@@ -179,8 +196,9 @@ class Lab:
             f"locate by {judge}", locate, asked / "wrong.jsonl", out=path, **flags))
         how = dict(how, samples=self.study.tries, max_per_prefix=each)
         if "pairs" in self.kinds():
-            self.made(folder, "pairs.jsonl", lambda path: self.call("correct", correct, located, out=path, **how))
-        self.made(folder, "verified.jsonl", lambda path: self.call(
+            self.grown(folder, "pairs.jsonl", smaller, lambda path: self.call(
+                "correct", correct, located, out=path, **how))
+        self.grown(folder, "verified.jsonl", smaller, lambda path: self.call(
             "correct, verify", correct, located, out=path, verify="equations", **how))
         return folder
 
@@ -193,9 +211,9 @@ class Lab:
 
         Raises TooFew where all problems give none to train on.
         """
-        problems = self.study.problems[world]
+        problems, folder = self.study.problems[world], None
         while True:
-            folder = self.gather_pairs(world, seed, problems=slice(0, problems))
+            folder = self.gather_pairs(world, seed, problems=slice(0, problems), smaller=folder)
             train_rows, _ = self.rows(folder, "verified")
             found = len(load_rows(train_rows))
             if found == self.study.pairs or 2 * problems > self.study.many[world]:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+import locate
 from demo import cells, kinds, lab, pairs, picture, problems, report, reproduce, studies, table, world
 from demo.files import load_rows, save_rows
 from stepdpo.command import UserError
@@ -487,11 +488,29 @@ def test_systems_are_compared_on_pairs_of_the_same_problems(tmp_path):
 @pytest.mark.parametrize("problems_a_pair, asked", [(2, [1600]), (8, [1600, 3200]), (90, [1600, 3200, 6400])])
 def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypatch, problems_a_pair, asked):
     some, seen = lab.Lab(tmp_path, studies.FULL), []
-    monkeypatch.setattr(some, "gather_pairs", lambda world, seed, problems: seen.append(problems.stop))
+    monkeypatch.setattr(some, "gather_pairs", lambda world, seed, problems, smaller: seen.append(problems.stop))
     monkeypatch.setattr(some, "rows", lambda folder, kind: (tmp_path / "rows.jsonl", None))
     monkeypatch.setattr(lab, "load_rows", lambda path: [{}] * min(seen[-1] // problems_a_pair, studies.FULL.pairs))
     some.enough_pairs("number", 1)
     assert seen == asked
+
+
+def test_more_problems_go_on_with_what_is_made_of_fewer(tmp_path, capsys):
+    """The rows of a larger folder are those of one made afresh, and those of the smaller one are not made again."""
+    def located(name, count, smaller=None):
+        source = tmp_path / f"{count}.jsonl"
+        save_rows(source, [{"id": str(n), "prompt": STORY, "answer": "1", "completion": f"Step 1: 60 + 15 = {70 + n}.\n"
+                            "Answer: 7"} for n in range(count)])
+        return some.grown(tmp_path / name, "located.jsonl", smaller, lambda path: some.call(
+            "locate", locate, source, out=path, judge="equations"))
+
+    some = lab.Lab(tmp_path, studies.FULL)
+    few, afresh = located("few", 8), located("afresh", 20)
+    capsys.readouterr()
+    more = located("more", 20, tmp_path / "few")
+    assert "8 rows are of an earlier run" in capsys.readouterr().err
+    assert more.read_text() == afresh.read_text() and few.read_text() == afresh.read_text()[:len(few.read_text())]
+    assert len(load_rows(f"{more}.dropped.jsonl")) == 1  # 60 + 15 = 75
 
 
 def test_processes_share_a_grid(tmp_path, monkeypatch):
