@@ -31,6 +31,7 @@ from stepdpo.folder import find_model, load_config
 from stepdpo.metrics import Totals, add_metrics, describe_end, measure_speed, open_log, read_totals, total_metrics
 from stepdpo.plan import print_plan
 from stepdpo.processes import first_process, processes, say
+from stepdpo.progress import progress_bar
 from stepdpo.prompts import PROMPTS, end_of_turn, load_tokenizer
 from stepdpo.reference import add_references
 from stepdpo.rows import format_row
@@ -263,7 +264,6 @@ def fit(args, run, model, pairs, held_out, mesh):
     run(batch): run_batch for this model and objective. Returns 0, or the number of the signal that ended the loop
     after a step, with a checkpoint.
     """
-    from tqdm import tqdm
     optimizers, progress = start_or_resume(args, model)
     done, in_a_row, per_epoch = progress["step"], 0, math.ceil(len(pairs) / args.batch_size)
     steps = args.max_steps or args.epochs * per_epoch
@@ -271,7 +271,7 @@ def fit(args, run, model, pairs, held_out, mesh):
     log = open_log(args.out, done)
     if not done:
         measure(run, model, held_out, log, 0, per_epoch)
-    bar = tqdm(desc="train", total=steps, initial=done, disable=mesh.get_rank() > 0 or None)
+    bar = progress_bar("train.py", steps, done, quiet=mesh.get_rank() > 0)
     with bar, signals(mesh.device_type) as asked:
         for epoch in range(done // per_epoch, math.ceil(steps / per_epoch)):
             batches = epoch_batches(pairs, args.batch_size, args.seed, args.shuffle, epoch)

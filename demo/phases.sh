@@ -86,9 +86,13 @@ progress() { # progress NAME SECONDS: one line about the phase that has run for 
 }
 
 watch() { # watch NAME: on a terminal, the line of progress anew every second while this script runs
-    local begin=$SECONDS
+    local begin=$SECONDS line stage width
     while kill -0 $$ 2> /dev/null; do
-        printf '\r%s \033[K' "$(progress "$1" $((SECONDS - begin)) 2> /dev/null)" >&2
+        line=$(progress "$1" $((SECONDS - begin)) 2> /dev/null)
+        # what its stage last said, as in "collect.py:  25% 1/4 [00:05<00:15"
+        stage=$(grep -so '^[a-z.]*: .*<[0-9:]*' "$out/$1.log" | tail -n 1 || true)
+        width=$(tput cols 2> /dev/null || echo 80)
+        printf '\r%.*s \033[K' $((width - 2)) "$line${stage:+; $stage]}" >&2
         sleep 1
     done
 }

@@ -1,7 +1,7 @@
 """What the scripts stand on: functions, a concept a file. Nothing here imports a script. A map, to read in this order:
 
 the domain      task (replace it to leave mathematics); answers, spelling, expressions, values, equality: the grader
-rows            command (flags, errors, help), rows (JSONL), content (hashes), intervals
+rows            command (flags, errors, help), rows (JSONL), content (hashes), intervals, progress
 a stage         stage (units, concurrency, exit codes), output and journal (what is written, what is done), ask
 a prompt        prompts (the one text that asking and training share), chat (templates), tokens, steps (where one begins)
 asking          policy (here or a server), reply, batching

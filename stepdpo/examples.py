@@ -11,9 +11,10 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from stepdpo.command import UserError
-from stepdpo.processes import say
+from stepdpo.processes import first_process, say
+from stepdpo.progress import progress_bar
 from stepdpo.prompts import encode_steps, end_of_turn, render_prompt
-from stepdpo.rows import read_rows
+from stepdpo.rows import count_rows, read_rows
 
 TOGETHER = 256  # rows that are encoded together
 
@@ -114,19 +115,24 @@ def assemble_example(row: dict, texts: list[Text] | str, encoded: list[tuple], t
 def read_encoded(path, required, row_texts, tokenizer, prompt):
     """Yield (row, its Texts or the reason why it is dropped, these encoded) of a JSONL file; TOGETHER rows at once."""
     rows = read_rows(path, required)
-    some = list(itertools.islice(rows, TOGETHER))
-    while some:
-        texts = []
-        for row in some:
-            where = f"{path}: row {row['id']}"
-            if "drop" in row:
-                raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
-            try:
-                texts.append(row_texts(row))
-            except ValueError as error:
-                raise UserError(f"{where}: {error}") from error
-        yield from zip(some, texts, encode_rows(some, texts, tokenizer, prompt))
+    with progress_bar(path, count_rows(path), quiet=not first_process()) as bar:
         some = list(itertools.islice(rows, TOGETHER))
+        while some:
+            texts = [checked_texts(path, row, row_texts) for row in some]
+            yield from zip(some, texts, encode_rows(some, texts, tokenizer, prompt))
+            bar.update(len(some))
+            some = list(itertools.islice(rows, TOGETHER))
+
+
+def checked_texts(path, row, row_texts):
+    """row_texts(row), or UserError for a row that is not to be trained on."""
+    where = f"{path}: row {row['id']}"
+    if "drop" in row:
+        raise UserError(f"{where} was dropped by an earlier stage ({row['drop']}); name a file of kept rows")
+    try:
+        return row_texts(row)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def load_examples(path, required, row_texts, tokenizer, prompt, limit, vocabulary):

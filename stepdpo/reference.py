@@ -7,6 +7,7 @@ import os
 from stepdpo.batches import split_batch
 from stepdpo.examples import Example, count_tokens, scored_sequences
 from stepdpo.processes import say
+from stepdpo.progress import progress_bar
 from stepdpo.shard import no_gradients
 from stepdpo.trie import sequence_logps
 
@@ -40,14 +41,17 @@ def ask_reference(model, examples: list[Example], budget: int, mesh) -> list:
     import torch.distributed as dist
     device, rank, world = torch.device(mesh.device_type), mesh.get_rank(), mesh.size()
     mine = {}  # place of an example: its log-probs
-    with no_gradients(model):
+    with no_gradients(model), progress_bar("reference", len(examples), quiet=rank > 0) as bar:
         for begin in range(0, len(examples), AT_ONCE):
             chunk = examples[begin:begin + AT_ONCE]
-            for micro in split_batch(chunk, budget, world, model.by_trie)[rank::world]:
+            micros = split_batch(chunk, budget, world, model.by_trie)
+            for number in range(0, len(micros), world):  # as many as there are processes, one each
+                micro = micros[number + rank]
                 asked = [chunk[place] for place in micro] or chunk[:1]  # all processes gather the weights together
                 logps, _ = sequence_logps(model, scored_sequences(asked), device)
                 parts = logps.cpu().split([count_tokens(*example.sequences) for example in asked])
                 mine.update(zip([begin + place for place in micro], parts))
+                bar.update(sum(map(len, micros[number:number + world])))
     everyones = [None] * world
     dist.all_gather_object(everyones, mine)
     answers = {place: logps for part in everyones for place, logps in part.items()}

@@ -48,6 +48,11 @@ def read_lines(path):
             os.close(file)
 
 
+def count_rows(path):
+    """How many rows a file has; None for a pipe, which can be read but once."""
+    return sum(1 for line in read_lines(path) if line.strip()) if os.path.isfile(path) else None
+
+
 def split_lines(file, name):
     """Lines of an open file. The pieces of a long line are joined once, at its end: time is linear in its length."""
     pieces, length, number = [], 0, 1  # of the line that is being read

@@ -4,15 +4,15 @@ import contextvars
 import dataclasses
 import os
 import signal
-import sys
 from collections.abc import Callable
 
 from stepdpo import prompts
 from stepdpo.command import UserError, inform
 from stepdpo.content import path_content, row_content
 from stepdpo.output import Output
+from stepdpo.progress import progress_bar
 from stepdpo.reply import REFUSED, GaveUp, Refused
-from stepdpo.rows import printable, read_lines, stream_rows
+from stepdpo.rows import count_rows, printable, stream_rows
 
 TWICE = "duplicate id"  # why a row is dropped whose id another one had
 # Flags that do not decide what rows say: with --resume they may differ from those of the earlier run. What the input
@@ -89,13 +89,13 @@ def run_stage(output, path, required, units, work, concurrency, per_row=1, each=
     """
     if output.units.total():
         inform(f"{output.stage}: {output.units.total()} rows are of an earlier run")
-    code = None
+    code, rows = None, count_rows(path)
     try:
         for row in output.earlier_rows():
             if each:
                 each(row)
         run = Run(output, work, each, unanswered, asyncio.Semaphore(concurrency), patience=2 * concurrency,
-                  bar=progress_bar(output, path, per_row))
+                  bar=progress_bar(output.stage, rows and per_row * rows, output.units.total()))
         code = asyncio.run(drive(run, path, required, units))
     except BrokenPipeError:
         code = 141
@@ -145,15 +145,6 @@ def refuse_unanswered(output):
     if output.unanswered and len(output.unanswered) == asked:
         reasons = ", ".join(reason for reason in output.units if reason in output.refusals) or "see the dropped rows"
         raise UserError(f"no row was answered ({reasons}); change what is asked and name another --out")
-
-
-def progress_bar(output, path, per_row):
-    """tqdm's bar over the units, where stderr is a terminal; its end is known when the input is a file."""
-    from tqdm import tqdm
-    total = None
-    if sys.stderr.isatty() and os.path.isfile(path):
-        total = per_row * sum(1 for line in read_lines(path) if line.strip())
-    return tqdm(desc=output.stage, total=total, initial=output.units.total(), disable=None)
 
 
 async def new_units(run, path, required, units):

@@ -10,8 +10,10 @@ import tracemalloc
 import pytest
 from conftest import ROOT
 
+from stepdpo import progress
 from stepdpo.command import UserError
 from stepdpo.output import Output
+from stepdpo.progress import progress_bar
 from stepdpo.rows import format_row
 
 ENDS = {"out": "", "dropped": ".dropped.jsonl", "journal": ".done"}
@@ -285,3 +287,18 @@ def test_memory_is_flat(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak / n < 130 and output.units.total() == n
+
+
+def test_a_log_gets_a_line_a_minute(capsys, monkeypatch):
+    """Short work leaves a log as it is; of long work it says how far it is, and how long the rest will take."""
+    with progress_bar("collect.py", 4) as bar:
+        bar.update()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(progress, "PAUSE", 0)
+    with progress_bar("collect.py", 4, done=1) as bar:
+        bar.update(2)
+    with progress_bar("collect.py", 4, quiet=True) as bar:
+        bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("collect.py:  25% 1/4") and lines[1].startswith("collect.py:  75% 3/4 [00:00<00:00")
+    assert all("4/4" not in line and "\r" not in line for line in lines)
