@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 args=("$@")
 set -- requirements-dev.txt demo/requirements.txt  # for env.sh
 . demo/env.sh "$@"
-OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -rfEs --durations=5 "${args[@]:-tests}"
+OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -rfEs --durations=5 -n 2 --dist loadfile "${args[@]:-tests}"
