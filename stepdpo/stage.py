@@ -104,6 +104,7 @@ def run_stage(output, path, required, units, work, concurrency, per_row=1, each=
         output.sync()
         if code != 0 and output.is_empty():
             output.remove_made()
+        output.close_files()
         if code != 141:  # then nobody is listening
             inform(output.tally())
     if code == 0:

@@ -496,7 +496,10 @@ def test_a_policy_that_gives_few_pairs_is_asked_more_problems(tmp_path, monkeypa
 
 
 def test_more_problems_go_on_with_what_is_made_of_fewer(tmp_path, capsys):
-    """The rows of a larger folder are those of one made afresh, and those of the smaller one are not made again."""
+    """The rows of a larger folder are those of one made afresh, and those of the smaller one are not made again.
+
+    Hundreds of runs of stages in one process leave no file open.
+    """
     def located(name, count, smaller=None):
         source = tmp_path / f"{count}.jsonl"
         save_rows(source, [{"id": str(n), "prompt": STORY, "answer": "1", "completion": f"Step 1: 60 + 15 = {70 + n}.\n"
@@ -505,7 +508,9 @@ def test_more_problems_go_on_with_what_is_made_of_fewer(tmp_path, capsys):
             "locate", locate, source, out=path, judge="equations"))
 
     some = lab.Lab(tmp_path, studies.FULL)
-    few, afresh = located("few", 8), located("afresh", 20)
+    few, opened = located("few", 8), len(os.listdir("/dev/fd"))
+    afresh = located("afresh", 20)
+    assert len(os.listdir("/dev/fd")) == opened
     capsys.readouterr()
     more = located("more", 20, tmp_path / "few")
     assert "8 rows are of an earlier run" in capsys.readouterr().err
