@@ -49,8 +49,13 @@ def read_lines(path):
 
 
 def count_rows(path):
-    """How many rows a file has; None for a pipe, which can be read but once."""
-    return sum(1 for line in read_lines(path) if line.strip()) if os.path.isfile(path) else None
+    """How many rows a file has; None for a pipe, which can be read but once, and for what cannot be read to its end."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        return sum(1 for line in read_lines(path) if line.strip())
+    except UserError:  # it is said where the reading of rows comes there, after the rows before
+        return None
 
 
 def split_lines(file, name):

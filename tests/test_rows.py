@@ -11,7 +11,7 @@ import pytest
 
 from stepdpo import rows as rows_module
 from stepdpo.command import UserError
-from stepdpo.rows import append_bytes, format_row, read_rows
+from stepdpo.rows import append_bytes, count_rows, format_row, read_rows
 
 BAD_LINES = {
     b'{"prompt": "p", "answer": "1"\n': "in.jsonl:1: not JSON",
@@ -109,6 +109,15 @@ def test_a_line_that_is_no_record_is_refused_before_it_is_read_whole(tmp_path, m
     assert next(rows) == {"id": "a"}
     with pytest.raises(UserError, match="in.jsonl:2: a line of more than 1 MiB"):
         next(rows)
+
+
+def test_rows_are_counted_only_where_the_count_is_sure(tmp_path, monkeypatch):
+    """A line that ends the run later does not end it before the rows above it are worked on."""
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "a"}\n\n{"id": "b"}')
+    assert count_rows(str(tmp_path / "in.jsonl")) == 2
+    monkeypatch.setattr(rows_module, "MAX_LINE", 5)
+    assert [count_rows(path) for path in (str(tmp_path / "in.jsonl"), str(tmp_path), str(tmp_path / "none"), "-")] == [
+        None, None, None, None]
 
 
 def test_any_text_makes_one_valid_line():
