@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -204,12 +205,13 @@ def serving(folder):
 
 
 @pytest.fixture(scope="session")
-def server(taught_model):
-    """Base URL of `transformers serve` with the taught model, whose own settings ask for more than the flags do."""
-    path = Path(taught_model) / "generation_config.json"
+def server(taught_model, tmp_path_factory):
+    """Base URL of `transformers serve` with a copy of the taught model, whose own settings ask for more than flags do."""
+    folder = shutil.copytree(taught_model, tmp_path_factory.mktemp("served") / "taught")
+    path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "repetition_penalty": 1.3,
                                 "top_k": 3, "min_p": 0.2}))
-    with serving(taught_model) as url:
+    with serving(folder) as url:
         yield url
 
 
