@@ -205,13 +205,19 @@ def serving(folder):
 
 
 @pytest.fixture(scope="session")
-def server(taught_model, tmp_path_factory):
-    """Base URL of `transformers serve` with a copy of the taught model, whose own settings ask for more than flags do."""
+def served_model(taught_model, tmp_path_factory):
+    """A copy of the taught model whose own settings ask for more than the flags do."""
     folder = shutil.copytree(taught_model, tmp_path_factory.mktemp("served") / "taught")
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False, "repetition_penalty": 1.3,
                                 "top_k": 3, "min_p": 0.2}))
-    with serving(folder) as url:
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def server(served_model):
+    """Base URL of `transformers serve` with that model."""
+    with serving(served_model) as url:
         yield url
 
 

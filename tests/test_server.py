@@ -15,13 +15,13 @@ from stepdpo.settings import Refusal
 STAGES = ["evaluate.py", "collect.py", "locate.py", "correct.py"]
 
 
-def test_server_gives_what_was_taught(run, server, taught_model):
+def test_server_gives_what_was_taught(run, server, served_model):
     """The model alone is asked, here and there: not the repetition_penalty of 1.3 in its generation_config.json."""
     asks = {"served": ["--base-url", server, "--concurrency", 4], "here": []}
     for how in (["--temperature", 0], ["--temperature", 1e-4]):  # the second samples, and is as good as greedy
         found = {}
         for name, ask in asks.items():
-            done = run("evaluate.py", "--model", taught_model, "--max-tokens", 60, *how, *ask, rows=PROBLEMS[:8])
+            done = run("evaluate.py", "--model", served_model, "--max-tokens", 60, *how, *ask, rows=PROBLEMS[:8])
             found[name] = {row["id"]: row["completion"] for row in done.rows}
             if name == "served":
                 assert set(done.rows[-1]["sampling"]["said_as"]) == set(NEUTRAL)

@@ -172,14 +172,14 @@ def test_local_pipe_equals_files(run, taught_model, tmp_path):
 
 
 @needs_shared
-def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, taught_model):
+def test_nonsense_from_a_real_server_is_dropped_by_name(run, server, served_model):
     """20 problems of GSM8K, a model that has never seen words: nothing crashes, everything is accounted for."""
     rows = [json.loads(line) for line in open(SHARED / "gsm8k_test.jsonl")][:20]
-    ask = ["--model", taught_model, "--base-url", server, "--concurrency", 4, "--max-tokens", 24]
+    ask = ["--model", served_model, "--base-url", server, "--concurrency", 4, "--max-tokens", 24]
     wrong = run("collect.py", *ask, "--samples", 1, "--prefix", "Step 1:", rows=rows)
     assert tally(wrong, "collect.py")[0] == 20 and " dropped" in wrong.err
     answers = [{**row, "id": f"{row['id']}#0", "completion": "Step 1: 5\nStep 2: 6\nThe answer is: 0"} for row in rows]
-    judged = run("locate.py", "--judge", taught_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
+    judged = run("locate.py", "--judge", served_model, "--judge-url", server, "--judge-max-tokens", 16, rows=answers)
     counts = tally(judged, "locate.py")
     assert counts[0] == 20 == counts[1] + counts[2] and (
         "unparsed" in judged.err or "cut by --judge-max-tokens" in judged.err or counts[1])
