@@ -50,7 +50,7 @@ NAMED = re.compile(r"""(?x) \b([A-J])\)?\ is\ the\ (?:correct\ |right\ )?(?:answ
     | \b[Oo]ption\ ([A-J])\ is\ (?:correct|right)\b""")
 LETTER = re.compile(r"[\s*$(\[]*([A-J])[\s*$)\]]*[,;]\s+(?:[A-J]\s+)?(?!(?:and|or)\b)[a-z]")  # D, it can't be A or B
 HEADING = re.compile(r"\W*(?:\d+[.)]\s+)?[A-Z][a-z].*\n\s*\S")  # #### 2. Verification, and text below it
-SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ (?:because|since|which|so|as|but|not)\b
+SENTENCE_END = re.compile(r"""(?x) \.(?=\s|$) | \n | </?answer> | ,?\ \(?(?:because|since|which|so|as|but|not)\b
     | ,\ (?:where|thus|it|for|and\ not)\b""")
 VERB = re.compile(r"(?i)\b(is|are|be|equals|get|gives?(?: us)?|so|hence|thus|therefore)\b[:,]?")
 FORMULA = re.compile(r"""(?xs) \$\$(.+?)\$\$ | \$((?!\ )[^$\n]+?(?<!\ )|[^$\n]*\\[a-z][^$\n]*)\$(?!\d)

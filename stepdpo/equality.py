@@ -132,6 +132,9 @@ def is_related(tree):
 
 def as_intervals(tree, work):
     r"""0 < x <= 1 is (0, 1], and x \neq 2 is (-oo, 2), (2, oo). Another tree stays as it is."""
+    items = [item for item in tree[1:] if item[2:] != (r"\in", REALS)] if tree[0] == "," else []
+    if items:  # x \in R, x > 2
+        tree = items[0] if len(items) == 1 else (",", *items)
     holes = excluded(tree)
     if holes:
         return between(holes, work) or tree
@@ -230,12 +233,12 @@ def same_matrix(a, b, work):
 def cells(node, size):
     r"""The cells of a matrix, row by row, with what stands before it inside; None for what is no matrix.
 
-    -2\begin{pmatrix}1\\x\end{pmatrix} has the rows [-2 * 1], [-2 * x]. size: of the identity matrix, if I is one.
+    -2\begin{pmatrix}1\\x\end{pmatrix} has the rows [-2 * 1], [-2 * x]. size: of the identity matrix, if I or I_2 is one.
     """
     kind, *parts = node
     if kind == "matrix":
         return [list(row[1:]) for row in parts]
-    if node == ("name", "I") and 0 < size < 10:
+    if node in (("name", "I"), ("name", f"I_{size}")) and 0 < size < 10:
         return [[ONE if row == column else ZERO for column in range(size)] for row in range(size)]
     if kind not in ("neg", "+", "*", "/"):
         return None

@@ -19,7 +19,7 @@ SPELLINGS = {  # our sign: how else it is written
     "=": r"== := \equiv", "!=": r"\ne \neq ≠", "<": r"\lt", ">": r"\gt",
     "<=": r"\le \leq \leqslant =< ≤ ⩽", ">=": r"\ge \geq \geqslant ≥ ⩾", r"\in": "∈", r"\approx": r"\simeq",
     ",": r"; and or \lor \vee \land \wedge \quad \qquad \&", r"\cup": "∪", r"\setminus": r"\backslash except",
-    "where": "for whenever", '"all"': "all any every each some",
+    "where": r"for whenever with \forall", '"all"': "all any every each some",
     "(": r"\langle ⟨", ")": r"\rangle ⟩", r"\{": r"\lbrace", r"\}": r"\rbrace", "'": r"\prime",
     r"\emptyset": r"\varnothing ∅", r"\infty": "inf infinity oo ∞", "i": r'\imath "i"', "e": '"e"', r"\pi": "pi π",
     r"\phi": r"\varphi phi φ ϕ", r"\epsilon": r"\varepsilon", r"\frac": r"\dfrac \tfrac \cfrac",
@@ -58,8 +58,18 @@ LAYOUT = r"""(?x) \\left\s*\\\{\s*(?=\\begin) | (?<!\\)\\(?: [()\[\],;:!\ ] | (?
 UNIT = r"""(?x) (?:(?<=[\d}])\s | (?<=circ)) \s*
     ( [mgshLKCFNJWV] | [a-z]{1,3}/[a-z]+ | (?!(?:pi|and|or|for|where)\b|sqrt|sin|cos|tan|log|ln)[a-z]{2}[a-z ]*+)
     (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)"""
+
+
+def repeating(whole, fixed, period):
+    r"""\frac{15}{90} for 0.1\overline{6}."""
+    top, bottom = int(whole + fixed + period) - int(whole + fixed), 10 ** len(fixed) * (10 ** len(period) - 1)
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
 REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
+    (r"(?:\\mathbb\s*\{?R\}?|ℝ)\s*-\s*(?=\\\{)", r"\\mathbb{R}\\setminus "),  # \mathbb{R} - \{2\}
+    (r"\b(\d+)\.(\d*)\\(?:overline|bar)\s*\{(\d{1,30})\}", lambda m: repeating(*m.groups())),  # 0.\overline{3}
     (LAYOUT, " "),  # \left( \, \displaystyle
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\b", r"(-\\infty,\\infty)"),
@@ -69,11 +79,13 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (UNIT, r"\\text{\1}"),  # 5 m, 60 km/h, 12 men at the end; but 5m is a product
     (r"\\(?:text(?:bf|it|rm|normal)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # \text{5 cm} is 5 "cm"
+    (r'(?:\\pmod\s*\{?|\(\s*\\?"?mod(?:ulo)?"?)\s*(\d+)\s*[})]*', r" for modulus = \1"),  # 6 \pmod{7}, 6 (mod 7)
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # around a formula; but a dollar sign without a partner is a currency
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),  # 3 x 10^8
     (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b"
      r"[\s\"]*:?", ""),  # about 42
-    (r"[(\[]\s*(\w\s*(?:\\in\b|∈)[^()]*)[)\]]\s*$", r", \1"),  # (k \in \mathbb{Z}) at the end
+    (r"(?<=\S)\s*[(\[]\s*(\w\s*(?:[∈<>≤≥≠]|\\(?:in|[lg]eq?|neq?)(?![a-z]))[^()]*)[)\]]\s*$",
+     r", \1"),  # (n \ge 1) at the end
 ]]
 
 # without the spaces, markdown, math delimiters, line breaks and full stops around it; this takes linear time

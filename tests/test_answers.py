@@ -27,6 +27,13 @@ from stepdpo.expressions import read_answer  # noqa: E402
 
 # (prediction, answer): written differently, equal
 EQUAL = [
+    # conditions, repeating decimals, all reals but some
+    (r"2^n\ (n \ge 1)", "2^n"), (r"2^n, \forall n \ge 1", "2^n"), (r"k\pi \text{ with } k \in \mathbb{Z}", r"k\pi"),
+    (r"6 \pmod{7}", "6"), (r"x \equiv 6 \pmod 7", "6"), (r"6 \text{ (mod 7)}", r"6 \pmod 7"),
+    (r"0.\overline{3}", "1/3"), (r"-0.1\bar{6}", "-1/6"), (r"12.\overline{45}", r"\frac{137}{11}"),
+    (r"0.\overline{3}", r"0.\overline{33}"), (r"x \in \mathbb{R}, x > 2", r"(2, \infty)"),
+    (r"x \ne 2, x \in \mathbb{R}", r"(-\infty,2)\cup(2,\infty)"),
+    (r"\mathbb{R} - \{2\}", r"(-\infty,2)\cup(2,\infty)"), ("I_2", r"\begin{pmatrix}1&0\\0&1\end{pmatrix}"),
     ("5 million", "5{,}000{,}000"), ("$2.5$ thousand dollars", "2500"),
     # numbers
     ("1,000", "1000"), (r"10{,}000", "10000"), (r"50,\!625", "50625"), (r"10\,000", "10000"),
@@ -183,6 +190,9 @@ EQUAL = [
 
 # (prediction, answer): written alike, not equal
 DIFFERENT = [
+    (r"6 \pmod 7", r"6 \pmod 8"), (r"5 \pmod 7", "6"), ("1 if x > 0, -1 otherwise", "1"),
+    ("5 with remainder 2", "5"), (r"0.\overline{3}", "0.3"), (r"x \in \mathbb{R}, x > 3", r"(2, \infty)"),
+    (r"\mathbb{R} - \{2\}", "2"), ("I_3", r"\begin{pmatrix}1&0\\0&1\end{pmatrix}"),
     ("5 million", "5"), ("3 trillion", "3 billion"),
     # numbers
     ("12", "21"), ("1000", "100"), ("1/5120", "1/28800"), ("100", "1"), ("-3", "3"), ("0", "-1"), ("1,000", "1"),
@@ -315,7 +325,8 @@ EXTRACT = [
     ("\\boxed{5}\n\n#### Verification\nIt holds, as 2 + 3 shows.", "5"), ("#### 2. Solve\nHence x is 7.", "7"),
     ("#### 2. Solve\n2x = 14\n#### 7", "7"),
     ("Answer: **B**", "B"), ("The correct option is (D) 45.", "D"), ("####  -12", "-12"), ("Thus, x equals 7.", "7"),
-    ("She pays $45 in total.", "45"), (r"Therefore the answer is $\sqrt{2}$, since a > 0.", r"\sqrt2"),
+    ("The answer is 12 (since 3 * 4 = 12).", "12"), ("She pays $45 in total.", "45"),
+    (r"Therefore the answer is $\sqrt{2}$, since a > 0.", r"\sqrt2"),
     ("My answer is 3/8", "3/8"),
     ("Hence 2 1/2 hours", "5/2"), (r"Hence $k$, 3\tfrac{1}{4}", "13/4"),
     ("Thus 1.2e5", "120000"), ("**The answer is 72 km/h.**", "72"), ("The answer is therefore 12.", "12"),
