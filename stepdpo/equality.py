@@ -233,7 +233,7 @@ def same_matrix(a, b, work):
 def cells(node, size):
     r"""The cells of a matrix, row by row, with what stands before it inside; None for what is no matrix.
 
-    -2\begin{pmatrix}1\\x\end{pmatrix} has the rows [-2 * 1], [-2 * x]. size: of the identity matrix, if I or I_2 is one.
+    -2\begin{pmatrix}1\\x\end{pmatrix} has the rows [-2 * 1], [-2 * x]. size: of I or I_2, the identity.
     """
     kind, *parts = node
     if kind == "matrix":

@@ -68,7 +68,7 @@ def repeating(whole, fixed, period):
 
 REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
-    (r"(?:\\mathbb\s*\{?R\}?|ℝ)\s*-\s*(?=\\\{)", r"\\mathbb{R}\\setminus "),  # \mathbb{R} - \{2\}
+    (r"\\mathbb\s*\{?R\}?\s*-\s*(?=\\\{)", r"\\mathbb{R}\\setminus "),  # \mathbb{R} - \{2\}
     (r"\b(\d+)\.(\d*)\\(?:overline|bar)\s*\{(\d{1,30})\}", lambda m: repeating(*m.groups())),  # 0.\overline{3}
     (LAYOUT, " "),  # \left( \, \displaystyle
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),

@@ -13,12 +13,13 @@ SIGNS = "一 二 三 四 五 六 七 八 九 十 十一 十二".split()
 NUMBERS = {word: n for words in (WORDS, SIGNS) for n, word in enumerate(words, 1)}
 SPACE = r"[^\S\n]"  # all but a line break: a no-break space too
 COUNT = rf"\d{{1,6}}|(?i:{'|'.join(WORDS)})(?![^\W_])|十[一二]|[{''.join(SIGNS[:10])}]"  # "2", "two", "二"
-CLOSING = r"(?:\*{1,3}|_{1,3}|\}|</[a-z]{1,8}\d?>)"  # "**", "}", "</b>"
+CLOSING = r"(?:\*{1,3}|_{1,3}|`|\}|</[a-z]{1,8}\d?>)"  # "**", "}", "</b>"
 LIST = rf"(?:#{{1,6}}{SPACE}*|(?:[-*•>]|\d{{1,3}}[.)]){SPACE}+)?"  # "### Step 2", "- Step 2:", "2. Step 2:"
 # "**Step 2", "\textbf{Step 2", "[Step 2"
-OPENING = r"(?:\*{1,3}|_{1,3}|\\[a-zA-Z]{1,20}\*?\{|<[a-z]{1,8}\d?>|[\[(【])?"
+OPENING = r"(?:\*{1,3}|_{1,3}|`|\\[a-zA-Z]{1,20}\*?\{|<[a-z]{1,8}\d?>|[\[(【])?"
 NAME = (r"(?P<word>(?i:step|étape|etape|schritt|paso|passo|шаг)|步骤|步驟|ステップ)"
-        rf"{SPACE}*(?:#|(?i:no\.?){SPACE})?[(\[]?(?P<count>{COUNT})[)\]]?"  # "Step 2", "STEP #2", "Step two", "步骤 2"
+        rf"{SPACE}*(?:#|(?i:no\.?){SPACE})?(?:[(\[]|\*\*)?(?P<count>{COUNT})(?:[)\]]|\*\*)?"
+        # "Step 2", "Step two", "步骤 2", "Step **2**"
         rf"(?:{SPACE}*(?:/|of\b){SPACE}*\d{{1,6}})?"  # "Step 2/5", "Step 2 of 5"
         rf"|第{SPACE}*(?P<chinese>{COUNT}){SPACE}*步")  # "第二步"
 STOP = "|".join((

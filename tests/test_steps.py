@@ -44,7 +44,7 @@ SPELLINGS = [  # of the header of step N, as models write it behind "Step 1:"; w
     "Étape N :| ", "Schritt N:| ", "Paso N.| ", "Шаг N:| ",
     r"\textbf{Step N:}| ", r"\textbf{Step N}:| ", r"\subsection*{Step N:| Title}" + "\n", "<b>Step N:</b>| ",
     "Step N|\n", "### Step N|\n", "> Step N:| ", "- **Step N**:| ", "N. **Step N:**| ", "Step N| (the double): ",
-    "**Step N| (the double):** ", "Step N/3:| ", "Step N of 3:| ", "Step N)| ",
+    "**Step N| (the double):** ", "Step N/3:| ", "Step N of 3:| ", "Step N)| ", "Step **N**:| ", "`Step N`:| ",
 ]
 
 
