@@ -4,6 +4,7 @@
 """
 import json
 import os
+import pty
 import random
 import re
 import subprocess
@@ -261,6 +262,24 @@ def test_phases_run_once_and_say_what_to_expect(tmp_path):
                                         "round-2/ask                 0:30    27 %",
                                         "train                       0:20    18 %", "all                         1:50"]
     assert "about" not in bash("-c", script.replace("N=2", "N=3")).stderr
+
+
+def test_a_terminal_shows_the_phase_and_what_its_stage_last_said(tmp_path):
+    script = f"""out={tmp_path}; . demo/phases.sh; expect ask
+        phase ask bash -c "echo 'collect.py:  25% 1/4 [00:05<00:15, 1it/s]' >&2; until [ -e {tmp_path}/seen ]; do
+            sleep 0.1; done" """
+    screen, terminal = pty.openpty()
+    running, line = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stderr=terminal), ""
+    os.close(terminal)
+    for _ in range(200):  # the line comes anew every second
+        line += os.read(screen, 1000).decode()
+        if re.search(r"ask \(1 of 1\) \d:\d\d; collect.py:  25% 1/4 \[00:05<00:15\]", line):
+            break
+    else:
+        running.terminate()
+        raise AssertionError(line)
+    (tmp_path / "seen").touch()
+    assert running.wait(60) == 0 and (tmp_path / "times.tsv").read_text().startswith("ask\t")
 
 
 STUB = """#!/usr/bin/env bash
