@@ -53,30 +53,39 @@ def percent_of(part, whole):
     return f"{100 * part / max(whole, 1):.1f} %"
 
 
+def cells_of(lab, world, seeds, system):
+    """The cells of a system's training runs on some SFT seeds; none unless each seed has equally many."""
+    found = [finished(lab, system_cell, world, seed, system) for seed in seeds]
+    return sum(found, []) if len({*map(len, found)}) == 1 else []
+
+
 def main_table(lab, world):
-    """Table 3: every system on every SFT seed, and what MAIN gains over each."""
-    lines = []
-    for seed in range(lab.study.seeds):
-        base = tried(cell, lab, world, seed)
-        if not base:
+    """Table 3: every system on every SFT seed, then on all of them together, and what MAIN gains over each."""
+    lines, seeds = [], range(lab.study.seeds)
+    for some in [*([seed] for seed in seeds), *([seeds] if len(seeds) > 1 else [])]:
+        base = [tried(cell, lab, world, seed) for seed in some]
+        if not all(base):
             continue
-        ours = finished(lab, system_cell, world, seed, MAIN)
-        lines.append(f"\n*SFT seed {seed}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n"))
+        ours = cells_of(lab, world, some, MAIN)
+        if len(some) > 1:
+            lines.append(f"\n*SFT seeds {', '.join(map(str, some))} together*\n")
+        else:
+            lines.append(f"\n*SFT seed {some[0]}" + (f", {ours[0]['pairs']} pairs*\n" if ours else "*\n"))
         lines += table_head("", "runs", "final answer, greedy", "over SFT", f"{MAIN} over it", "all steps, greedy",
                             "over SFT", *(["final answer, T=1"] if lab.study.sampled else []))
-        lines.append(system_row(lab, "SFT", [base], None, ours))
+        lines.append(system_row("SFT", base, [], ours))
         for system in lab.study.systems:
-            cells = finished(lab, system_cell, world, seed, system)
+            cells = cells_of(lab, world, some, system)
             if cells:
-                lines.append(system_row(lab, system, cells, base, [] if system == MAIN else ours))
+                lines.append(system_row(system, cells, base, [] if system == MAIN else ours))
     return lines
 
 
-def system_row(lab, name, cells, base, ours):
-    """A line of main_table. base: the cell of SFT, or None; ours: the cells of MAIN, or []."""
+def system_row(name, cells, base, ours):
+    """A line of main_table. base: the cells of SFT, or []; ours: those of MAIN, or []."""
     final, steps, _ = METRICS
     means = [mean_percent(cells, metric) for metric in METRICS if metric in cells[0]]
-    gains = {metric: paired(cells, [base], metric) if base else "" for metric in (final, steps)}
+    gains = {metric: paired(cells, base, metric) if base else "" for metric in (final, steps)}
     lead = paired(ours, cells, final) if ours else ""
     return table_row(name, len(cells), means[0], gains[final], lead, means[1], gains[steps], *means[2:])
 
