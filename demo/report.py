@@ -53,6 +53,12 @@ def percent_of(part, whole):
     return f"{100 * part / max(whole, 1):.1f} %"
 
 
+def seed_groups(lab):
+    """[[0], [1], [0, 1]] of two SFT seeds: each of them, then all together."""
+    seeds = [*range(lab.study.seeds)]
+    return [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else [])
+
+
 def cells_of(lab, world, seeds, system):
     """The cells of a system's training runs on some SFT seeds; none unless each seed has equally many."""
     found = [finished(lab, system_cell, world, seed, system) for seed in seeds]
@@ -61,8 +67,8 @@ def cells_of(lab, world, seeds, system):
 
 def main_table(lab, world):
     """Table 3: every system on every SFT seed, then on all of them together, and what MAIN gains over each."""
-    lines, seeds = [], range(lab.study.seeds)
-    for some in [*([seed] for seed in seeds), *([seeds] if len(seeds) > 1 else [])]:
+    lines = []
+    for some in seed_groups(lab):
         base = [tried(cell, lab, world, seed) for seed in some]
         if not all(base):
             continue
@@ -102,14 +108,14 @@ LADDER = {  # what is gained by one thing alone: (with it, without it)
 
 def ladder_table(lab):
     """Where a win comes from: verified steps as labels, or the objective."""
-    lines = table_head("world", "SFT seed", "what", "final answer, greedy", "all steps, greedy")
+    lines = table_head("world", "SFT seeds", "what", "final answer, greedy", "all steps, greedy")
     for world in WORLDS:
-        for seed in range(lab.study.seeds):
+        for some in seed_groups(lab):
+            name = ", ".join(map(str, some))
             for what, (with_it, without) in LADDER.items():
-                ours = finished(lab, system_cell, world, seed, with_it)
-                theirs = finished(lab, system_cell, world, seed, without)
+                ours, theirs = (cells_of(lab, world, some, system) for system in (with_it, without))
                 if ours and theirs:
-                    lines.append(table_row(world, seed, what, *(paired(ours, theirs, name) for name in METRICS[:2])))
+                    lines.append(table_row(world, name, what, *(paired(ours, theirs, end) for end in METRICS[:2])))
     return lines
 
 
