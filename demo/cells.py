@@ -108,21 +108,25 @@ def settings_of(lab, system):
 def grid(lab, world, system):
     """[((rate, β), share of validation problems with the final answer right, with all steps right)].
 
-    What another process makes is passed over, so that several processes share a grid.
+    What another process makes is passed over, so that several processes share a grid, and looked at again once
+    something was made here.
     """
     kind, objective, flags = SYSTEMS[system]
-    rows, found, busy = lab.rows(lab.enough_pairs(world, 0), kind), [], None
-    for lr, beta in settings_of(lab, system):
-        try:
-            result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta, **flags)
-        except Busy as error:
-            busy = error
-            continue
-        final, steps = (result[metric].count("1") / len(result[metric]) for metric in METRICS[:2])
-        found.append(((lr, beta), final, steps))
-    if busy:
-        raise busy
-    return found
+    rows = lab.rows(lab.enough_pairs(world, 0), kind)
+    while True:
+        found, busy, spent = [], None, lab.spent
+        for lr, beta in settings_of(lab, system):
+            try:
+                result = cell(lab, world, 0, rows, objective, split="validation", lr=lr, beta=beta, **flags)
+            except Busy as error:
+                busy = error
+                continue
+            final, steps = (result[metric].count("1") / len(result[metric]) for metric in METRICS[:2])
+            found.append(((lr, beta), final, steps))
+        if not busy:
+            return found
+        if lab.spent == spent:
+            raise busy
 
 
 def best(lab, world, system):
@@ -168,8 +172,8 @@ def variant_cell(lab, world, name, run):
         gathered = dict(problems=slice(0, lab.study.many[world])) if count > pairs else {}
     elif name != "as it is":
         how = {"--eos": dict(eos=True), "--nll 0.1": dict(nll=0.1)}[name]
-    rows = lab.rows(lab.gather_pairs(world, 0, **gathered), kind, count)
-    return cell(lab, world, 0, rows, objective, run, lr=lr, beta=beta, **how)
+    folder = lab.gather_pairs(world, 0, **gathered) if gathered else lab.enough_pairs(world, 0)
+    return cell(lab, world, 0, lab.rows(folder, kind, count), objective, run, lr=lr, beta=beta, **how)
 
 
 def rounds_cell(lab, world, n, lr, beta, run):

@@ -543,9 +543,12 @@ def test_processes_share_a_grid(tmp_path, monkeypatch):
         rates.append(lr)
         if lr in busy:
             raise lab.Busy
+        if making:  # until then the other process is through with its rate
+            some.spent += 1
+            busy.clear()
         return {metric: "10" for metric in studies.METRICS}
 
-    some = lab.Lab(tmp_path, studies.PRETRAINED)
+    some, making = lab.Lab(tmp_path, studies.PRETRAINED), False
     monkeypatch.setattr(cells, "cell", make_cell)
     monkeypatch.setattr(some, "enough_pairs", lambda world, seed: tmp_path)
     monkeypatch.setattr(some, "rows", lambda folder, kind: ("train", "held out"))
@@ -554,8 +557,21 @@ def test_processes_share_a_grid(tmp_path, monkeypatch):
     with pytest.raises(lab.Busy):
         cells.grid(some, "number", studies.MAIN)
     assert rates == expected
-    busy.clear()
-    assert cells.grid(some, "number", studies.MAIN)[0] == (first, 0.5, 0.5)
+    rates.clear()
+    making = True
+    assert cells.grid(some, "number", studies.MAIN)[0] == (first, 0.5, 0.5) and rates == 2 * expected
+
+
+def test_a_variant_as_it_is_is_the_main_system(tmp_path, monkeypatch):
+    """On the rows of as many problems as give enough pairs, not on those of the first ones."""
+    some = lab.Lab(tmp_path, studies.PRETRAINED)
+    monkeypatch.setattr(cells, "cell", lambda *words, **how: (words[1:], how))
+    monkeypatch.setattr(cells, "best", lambda *words: (1e-5, 0.4))
+    monkeypatch.setattr(cells, "forget_others", lambda *words: None)
+    monkeypatch.setattr(some, "enough_pairs", lambda world, seed: "enough")
+    monkeypatch.setattr(some, "rows", lambda folder, kind, count=None: (folder, kind, count))
+    main = cells.system_cell(some, "number", 0, studies.MAIN, 0)
+    assert cells.variant_cell(some, "number", "as it is", 0) == main and main[0][2] == ("enough", "verified", None)
 
 
 def test_cells_of_other_code_are_named(tmp_path, capsys):
