@@ -211,7 +211,7 @@ def holds(left, right, units=()):
     decimals = [token for token in [*left, *right] if "." in token]
     doubts = {
         "other units": len(units) > 1,  # 5 hours + 30 minutes = 330 minutes, $3 + 50 cents = $3.50
-        "of a clock": not {"am", "pm"}.isdisjoint(units),  # 8 + 5 = 1 pm
+        "of a clock": bool({"am", "pm"} & {*units}),  # 8 + 5 = 1 pm
         "hundredths": abs(x - 100 * y) < abs(y) or abs(100 * x - y) < abs(x),  # 15 / 60 * 100 = 25%, 50 + 50 cents = $1
         "percent of what": adds_percent(left) or adds_percent(right),  # $50 + 20% = $60
         "whole part": abs(x - y) < 1 and not places,  # 100 / 3 = 33

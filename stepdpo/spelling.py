@@ -60,8 +60,9 @@ UNIT = r"""(?x) (?:(?<=[\d}])\s | (?<=circ)) \s*
     (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)"""
 
 
-def repeating(whole, fixed, period):
+def repeating(match):
     r"""\frac{15}{90} for 0.1\overline{6}."""
+    whole, fixed, period = match.groups()
     top, bottom = int(whole + fixed + period) - int(whole + fixed), 10 ** len(fixed) * (10 ** len(period) - 1)
     return rf"\frac{{{top}}}{{{bottom}}}"
 
@@ -69,7 +70,7 @@ def repeating(whole, fixed, period):
 REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (r"(?<=\d)(?:\s*\{\s*,\s*\}|,?\s*\\!|\\,|\\[;: ](?=\d{3}\b))\s*(?=\d)", ""),  # 10{,}000  10,\!000  10\,000
     (r"\\mathbb\s*\{?R\}?\s*-\s*(?=\\\{)", r"\\mathbb{R}\\setminus "),  # \mathbb{R} - \{2\}
-    (r"\b(\d+)\.(\d*)\\(?:overline|bar)\s*\{(\d{1,30})\}", lambda m: repeating(*m.groups())),  # 0.\overline{3}
+    (r"\b(\d+)\.(\d*)\\(?:overline|bar)\s*\{(\d{1,30})\}", repeating),  # 0.\overline{3}
     (LAYOUT, " "),  # \left( \, \displaystyle
     (r"(?i)^(?:\\text\s*\{)?no (?:real )?solutions?\W*$", r"\\emptyset"),
     (r"(?i)^(?:the set of )?(?:all )?real numbers\b", r"(-\\infty,\\infty)"),
@@ -79,7 +80,8 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [  # in this order
     (UNIT, r"\\text{\1}"),  # 5 m, 60 km/h, 12 men at the end; but 5m is a product
     (r"\\(?:text(?:bf|it|rm|normal)?|mbox|mathrm|operatorname|hbox|emph)\s*\{([^{}]*)\}",
      lambda m: re.sub(r"[A-Za-z]+", r' "\g<0>" ', m[1])),  # \text{5 cm} is 5 "cm"
-    (r'(?:\\pmod\s*\{?|\(\s*\\?"?mod(?:ulo)?"?)\s*(\d+)\s*[})]*', r" for modulus = \1"),  # 6 \pmod{7}, 6 (mod 7)
+    (r'\(\s*\\?[pb]?"?mod(?:ulo)?\b"?([^()]*)\)', r" for modulus = \1"),  # 6 (mod 7)
+    (r"\\pmod(?![a-z])", " for modulus = "),  # 6 \pmod{7}
     (r"(?<!\\)\$(?!\s*\.?\d[^$]*$)", " "),  # around a formula; but a dollar sign without a partner is a currency
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)|(?<=\d) x (?=\d)", "*"),  # 3 x 10^8
     (r"(?i)^[\s\"]*(?:\\approx|\\sim|about|approximately|roughly|exactly|only|option|choice|answer|both|either)\b"

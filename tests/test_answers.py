@@ -30,6 +30,7 @@ EQUAL = [
     # conditions, repeating decimals, all reals but some
     (r"2^n\ (n \ge 1)", "2^n"), (r"2^n, \forall n \ge 1", "2^n"), (r"k\pi \text{ with } k \in \mathbb{Z}", r"k\pi"),
     (r"6 \pmod{7}", "6"), (r"x \equiv 6 \pmod 7", "6"), (r"6 \text{ (mod 7)}", r"6 \pmod 7"),
+    (r"r \pmod{2^n}", "r"), (r"6 (\pmod{7})", "6"),
     (r"0.\overline{3}", "1/3"), (r"-0.1\bar{6}", "-1/6"), (r"12.\overline{45}", r"\frac{137}{11}"),
     (r"0.\overline{3}", r"0.\overline{33}"), (r"x \in \mathbb{R}, x > 2", r"(2, \infty)"),
     (r"x \ne 2, x \in \mathbb{R}", r"(-\infty,2)\cup(2,\infty)"),
@@ -190,7 +191,7 @@ EQUAL = [
 
 # (prediction, answer): written alike, not equal
 DIFFERENT = [
-    (r"6 \pmod 7", r"6 \pmod 8"), (r"5 \pmod 7", "6"), ("1 if x > 0, -1 otherwise", "1"),
+    (r"6 \pmod 7", r"6 \pmod 8"), (r"r \pmod{2^n}", r"r \pmod{3^n}"), (r"5 \pmod 7", "6"), ("1 if x > 0, -1 otherwise", "1"),
     ("5 with remainder 2", "5"), (r"0.\overline{3}", "0.3"), (r"x \in \mathbb{R}, x > 3", r"(2, \infty)"),
     (r"\mathbb{R} - \{2\}", "2"), ("I_3", r"\begin{pmatrix}1&0\\0&1\end{pmatrix}"),
     ("5 million", "5"), ("3 trillion", "3 billion"),
